@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The store: chunks, images and chains at rest in one directory (formats: docs/formats/).
+//
+// Store reads: images, manifests, chunks. ChainWriter writes one chain: chunks into frames, then a manifest, then one
+// flush. An image exists when commit() has returned without an error, and only then.
+//
+// Locks: a ChainWriter holds its chain's byte of the file `lock` exclusively and, from begin() to commit(), the store's
+// byte shared; readers hold the store's byte shared while they read; garbage collection takes it exclusively to unlink.
+//
+// Threads: Store may be used from any thread, also beside its ChainWriters; a ChainWriter by one thread at a time.
+// A Store must outlive its ChainWriters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "storage/chunk_name.h"
+#include "storage/io.h"
+#include "storage/manifest.h"
+#include "varve/result.h"
+
+namespace varve::storage {
+
+struct StoreOptions {
+  bool create = true;            ///< make a store when the directory holds none; false: `not_found`
+  std::uint32_t chunk_bytes = 0; ///< of a new store; 0: 4 KiB
+  bool compress = true;
+  bool verify_on_dedup = false;
+  std::uint32_t threads = 1;     ///< for compression, and for unpacking and checking while reading
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< a segment is sealed at the first image end beyond this
+};
+
+/// One line of the list of images, without the chunks.
+struct ImageSummary {
+  std::string chain;
+  std::uint64_t number = 0;
+  std::uint64_t parent = 0;
+  std::uint64_t revision = 0;
+  ImageKind kind = ImageKind::full;
+  std::uint64_t time_ns = 0;
+  std::string label;
+  std::uint64_t region_bytes = 0;   ///< sum of its regions' lengths
+  std::uint64_t written_bytes = 0;  ///< frames, manifest and padding of this image
+  std::string segment;              ///< file that holds its manifest
+  std::uint64_t offset = 0;         ///< of the manifest record in it
+};
+
+/// One chunk to read. `tag` is the caller's own.
+struct ChunkRequest {
+  ChunkName name;
+  std::uint32_t bytes = 0;  ///< the length it must have
+  std::uint64_t tag = 0;
+};
+
+/// Called once per request, from several threads at once, with content that was checked against its name.
+using DeliverChunk = std::function<void(std::uint64_t tag, std::span<const std::byte> content)>;
+
+struct StoreStatistics {
+  std::uint64_t indexed_chunks = 0;
+  std::uint64_t index_bytes = 0;   ///< memory of the index; at most 40 per chunk once it has grown past a page
+  std::uint64_t segments = 0;
+  std::uint64_t stored_bytes = 0;  ///< on disk
+};
+
+/// What commit() did.
+struct Committed {
+  std::uint64_t raw_bytes = 0;      ///< of the new chunks
+  std::uint64_t written_bytes = 0;  ///< frames, manifest, padding
+  std::uint64_t new_chunks = 0;
+  std::uint64_t reused_chunks = 0;
+  std::uint64_t flush_ns = 0;
+  bool durable = false;             ///< false: the file system promises nothing (FileSystemTraits::durable)
+};
+
+class ChainWriter {
+ public:
+  virtual ~ChainWriter() = default;
+
+  /// The number that the next image of this chain gets when none is in between. Never used before, also by images that
+  /// were dropped since.
+  virtual std::uint64_t next_number() const = 0;
+
+  /// Starts an image.
+  virtual Status begin() = 0;
+  /// Makes sure that the image can name this chunk: reuses a durable one of that name (or one of this image), else
+  /// appends it. The bytes are copied or compressed before it returns. `element_bytes`: hint for the filter, or 0.
+  /// REQUIRES: name == store.name_of(content); begin() called.
+  virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) = 0;
+  /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
+  /// Otherwise does nothing.
+  virtual Status confirm(const ChunkName& name, std::span<const std::byte> content) = 0;
+  /// Writes the manifest and flushes. After an error the image does not exist, earlier ones are intact, and begin()
+  /// may be called again. REQUIRES: every chunk that the manifest names was added, or is named by the parent's line.
+  virtual Result<Committed> commit(const Manifest& manifest) = 0;
+  /// Drops the image that was begun; nothing of it is kept.
+  virtual void abandon() = 0;
+  /// Seals the segment, gives preallocated space back, and records the inventory. The lock is released in any case.
+  virtual Status close() = 0;
+};
+
+class Store {
+ public:
+  /// Opens a store, or makes one. Damage that touches single images does not stop it: see verify(). Errors:
+  /// `not_found`, `corruption` (varve.store itself), `unsupported` (a newer format), `io`, `invalid_argument`.
+  static Result<std::unique_ptr<Store>> open(std::unique_ptr<Io> io, const StoreOptions& options);
+  virtual ~Store() = default;
+
+  virtual Io& io() = 0;
+  virtual std::string id() const = 0;  ///< 32 hexadecimal digits
+  virtual std::uint32_t chunk_bytes() const = 0;
+  virtual const HashSecret& secret() const = 0;
+  ChunkName name_of(std::span<const std::byte> content) const { return name_chunk(content, secret()); }
+
+  /// Sorted by chain and number; only images that were accepted whole.
+  virtual std::vector<ImageSummary> images() = 0;
+  /// Sees what other writers committed since, and what garbage collection moved.
+  virtual Status refresh() = 0;
+  virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;
+
+  /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
+  /// names file and offset. What was delivered before is good.
+  virtual Status read_chunks(std::span<const ChunkRequest> requests, const DeliverChunk& deliver) = 0;
+
+  /// Takes the chain's lock (`busy` names the holder's pid) and mends what a killed writer of this chain left: its
+  /// last whole image is kept, its segment flushed and sealed there.
+  virtual Result<std::unique_ptr<ChainWriter>> open_chain(std::string_view chain) = 0;
+
+  virtual StoreStatistics statistics() = 0;
+};
+
+/// A chain's name: 1 to 64 of letters, digits, '-', '_', '.'; not starting with '.'; not a number.
+Status check_chain_name(std::string_view chain);
+/// A label: likewise, and not "latest".
+Status check_label(std::string_view label);
+
+}  // namespace varve::storage
