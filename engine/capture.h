@@ -26,7 +26,8 @@
 
 namespace varve {
 
-/// A run of suspect memory: whole chunks of one region, cut to the region. `grid` is the address of the region's chunk
+/// A run of suspect memory: whole chunks of one region, cut to the region. The spans of a region ascend and agree in
+/// the last two members. `grid` is the address of the region's chunk
 /// 0 (page-aligned, at or below its first byte).
 struct MemorySpan {
   std::uint32_t region = 0;  ///< the caller's own number
@@ -39,7 +40,7 @@ struct MemorySpan {
 /// Captured content of [begin, begin + content.size()) as of the cut: whole chunks, cut to the region.
 struct CapturedPiece {
   std::uint32_t region = 0;
-  std::uintptr_t begin = 0;  ///< where it lay in the program
+  std::uintptr_t begin = 0;            ///< where it lay in the program
   std::span<const std::byte> content;  ///< valid until the next call of next()
 };
 
@@ -67,6 +68,8 @@ struct CapturerOptions {
   std::uint32_t chunk_bytes = 4096;
 };
 
+/// In a child that the program forks nothing of it may be called; destroying it there, or a stream, leaves the parent's
+/// staging and holders alone.
 class Capturer {
  public:
   /// Allocates staging in huge pages and faults in a first part; it grows to the bound by what cuts need, in the
@@ -79,9 +82,9 @@ class Capturer {
   /// Captures all spans; when it returns, the program may write. Never fails for want of memory: it waits for the
   /// consumer. An error also ends the stream with that error. REQUIRES: the consumer of `stream` is running.
   virtual Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) = 0;
-  /// Whether a cut of this many bytes would have to wait for the consumer now.
+  /// Whether a cut of this many bytes would have to wait for the consumer now. False while nothing is in flight: a cut
+  /// that is larger than staging waits then too, but not because the writer is behind.
   virtual bool would_wait(std::uint64_t bytes) = 0;
-  /// After a fork in the program: the child forgets staging and holders without touching the parent's.
   virtual std::uint64_t staging_bytes() const = 0;  ///< faulted in now
   virtual std::string describe() const = 0;         ///< "auto (copy 8.1 GB/s, fork works)" for Choices
 };
@@ -92,7 +95,7 @@ struct MappingTraits {
   bool mapped = true;         ///< no holes
   bool fork_holds_it = true;  ///< private, inherited, not wiped
   std::uint32_t protection = 0;
-  std::string refused;        ///< non-empty: why it can't be protected (hugetlbfs, device memory, ...)
+  std::string refused;  ///< non-empty: why it can't be protected (hugetlbfs, device memory, ...)
 };
 Result<MappingTraits> inspect_mapping(const void* begin, std::size_t bytes);
 

@@ -10,7 +10,8 @@
 // rename, remove) when sync_directory() of its folder has. After a failed sync() nothing written to that file since its
 // last good sync() is to be trusted, even if a later sync() succeeds: the page cache may have dropped the pages.
 //
-// Threads: Io may be used from any thread; a File by one thread at a time.
+// Threads: Io may be used from any thread; a File by one thread at a time. Files and locks may outlive their Io. In a
+// child that the program forks every call returns `unsupported`, and destruction touches nothing of the parent's.
 #pragma once
 
 #include <cstddef>
@@ -50,17 +51,19 @@ class File {
   /// Whether writes go by O_DIRECT: then offset, length and address of each submitted write are kIoAlignment-aligned.
   virtual bool direct() const = 0;
 
-  /// Reads until `into` is full or the file ends; returns the number of bytes.
+  /// Reads until `into` is full or the file ends; returns the number of bytes. Sees writes that have ended.
   virtual Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) = 0;
   /// Reads all requests, many at once, in any order.
   virtual Status read_batch(std::span<ReadRequest> requests) = 0;
 
   /// Starts a write. The bytes must stay as they are until drain() has returned, or until `completed_writes()` says
-  /// so. Blocks while the queue (bounded) is full. Errors may come late: drain() returns the first one.
+  /// so. Blocks while the queue (bounded) is full. Errors may come late: drain() returns the first one; until then
+  /// further writes are refused with it, and not counted. Writes in flight must not overlap.
   virtual Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
   /// How many submitted writes have ended, counted from the first, in order of submission (a prefix); polls.
   virtual std::uint64_t completed_writes() = 0;
-  /// Waits until at least `count` writes (a prefix, in order of submission) have ended. REQUIRES: count submitted.
+  /// Waits until at least `count` writes (a prefix, in order of submission) have ended; the error that drain() will
+  /// return, if there is one by then. REQUIRES: count submitted.
   virtual Status wait_writes(std::uint64_t count) = 0;
   /// Waits for every submitted write; the first error of any since the last drain().
   virtual Status drain() = 0;
@@ -89,9 +92,9 @@ enum class OpenMode : std::uint8_t {
 
 /// What the file system of the store's directory promises.
 struct FileSystemTraits {
-  std::string type;             ///< "ext4", "xfs", "btrfs", "tmpfs", "overlayfs", "nfs", ... or "0x<magic>"
-  bool durable = true;          ///< false on tmpfs and ramfs: sync() is accepted and means nothing
-  bool direct = false;          ///< O_DIRECT was probed and works
+  std::string type;              ///< "ext4", "xfs", "btrfs", "tmpfs", "overlayfs", "nfs", ... or "0x<magic>"
+  bool durable = true;           ///< false on tmpfs and ramfs: sync() is accepted and means nothing
+  bool direct = false;           ///< O_DIRECT was probed and works
   std::uint64_t free_bytes = 0;  ///< for an ordinary user, now
 };
 
@@ -109,7 +112,7 @@ class Io {
   virtual Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) = 0;
   /// Names in a folder of the store ("" is the store itself), sorted; without "." and "..".
   virtual Result<std::vector<std::string>> list(std::string_view folder) = 0;
-  virtual Status make_directory(std::string_view name) = 0;  ///< an existing directory is fine
+  virtual Status make_directory(std::string_view name) = 0;               ///< an existing directory is fine
   virtual Status rename(std::string_view from, std::string_view to) = 0;  ///< replaces `to`
   virtual Status remove(std::string_view name) = 0;
   virtual Status sync_directory(std::string_view folder) = 0;
@@ -120,11 +123,11 @@ class Io {
 };
 
 struct IoOptions {
-  std::optional<IoKind> kind;   ///< empty: VARVE_IO decides, else uring where probing finds it, else posix
-  unsigned queue_depth = 16;    ///< writes and reads in flight, at most
-  bool allow_direct = true;     ///< false: always buffered
-  bool create = true;           ///< make the directory when missing (its parent must exist)
-  bool allow_foreign = false;   ///< accept a directory of another owner, or writable by others
+  std::optional<IoKind> kind;  ///< empty: VARVE_IO decides, else uring where probing finds it, else posix
+  unsigned queue_depth = 16;   ///< writes, and reads of a batch, in flight of each file, at most (1 to 256)
+  bool allow_direct = true;    ///< false: always buffered
+  bool create = true;          ///< make the directory when missing (its parent must exist)
+  bool allow_foreign = false;  ///< accept a directory of another owner, or writable by others
 };
 
 /// Opens the directory of a store. Errors: `not_found` (missing and create is false), `invalid_argument` (not a
@@ -134,7 +137,7 @@ Result<std::unique_ptr<Io>> open_io(const std::string& directory, const IoOption
 struct IoReport {
   IoKind kind;
   bool available;
-  std::string reason;
+  std::string reason;  ///< why not
 };
 /// Probes by doing: sets up a ring and completes a no-op.
 std::vector<IoReport> probe_io();

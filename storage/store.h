@@ -30,12 +30,14 @@
 namespace varve::storage {
 
 struct StoreOptions {
-  bool create = true;            ///< make a store when the directory holds none; false: `not_found`
-  std::uint32_t chunk_bytes = 0; ///< of a new store; 0: 4 KiB
+  bool create = true;             ///< make a store when the directory holds none; false: `not_found`
+  std::uint32_t chunk_bytes = 0;  ///< of a new store; 0: 4 KiB
   bool compress = true;
   bool verify_on_dedup = false;
-  std::uint32_t threads = 1;     ///< for compression, and for unpacking and checking while reading
+  std::uint32_t threads = 1;  ///< for compression, and for unpacking and checking while reading
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< a segment is sealed at the first image end beyond this
+  /// Space reserved ahead of the writes, at most; 0: none. Given back when the segment is sealed.
+  std::uint64_t preallocate_bytes = std::uint64_t{64} << 20;
 };
 
 /// One line of the list of images, without the chunks.
@@ -51,6 +53,7 @@ struct ImageSummary {
   std::uint64_t written_bytes = 0;  ///< frames, manifest and padding of this image
   std::string segment;              ///< file that holds its manifest
   std::uint64_t offset = 0;         ///< of the manifest record in it
+  bool pinned = false;              ///< retention leaves it alone
 };
 
 /// One chunk to read. `tag` is the caller's own.
@@ -65,9 +68,10 @@ using DeliverChunk = std::function<void(std::uint64_t tag, std::span<const std::
 
 struct StoreStatistics {
   std::uint64_t indexed_chunks = 0;
-  std::uint64_t index_bytes = 0;   ///< memory of the index; at most 40 per chunk once it has grown past a page
+  std::uint64_t index_bytes = 0;  ///< memory of the index; at most 40 per chunk once it has grown past a page
   std::uint64_t segments = 0;
   std::uint64_t stored_bytes = 0;  ///< on disk
+  std::uint64_t writer_bytes = 0;  ///< memory of open ChainWriters: io buffers, content of the open segment
 };
 
 /// What commit() did.
@@ -77,7 +81,7 @@ struct Committed {
   std::uint64_t new_chunks = 0;
   std::uint64_t reused_chunks = 0;
   std::uint64_t flush_ns = 0;
-  bool durable = false;             ///< false: the file system promises nothing (FileSystemTraits::durable)
+  bool durable = false;  ///< false: the file system promises nothing (FileSystemTraits::durable)
 };
 
 class ChainWriter {
@@ -102,6 +106,15 @@ class ChainWriter {
   virtual Result<Committed> commit(const Manifest& manifest) = 0;
   /// Drops the image that was begun; nothing of it is kept.
   virtual void abandon() = 0;
+
+  /// Takes images off the list, for ever; their numbers are not used again. Durable when it returns. Images that build
+  /// on one are not looked at: the caller sees to them. `not_found` when one is not listed. REQUIRES: no image begun.
+  virtual Status retire(std::span<const std::uint64_t> numbers) = 0;
+  /// Gives an image another label, or none (""). Likewise.
+  virtual Status set_label(std::uint64_t number, std::string_view label) = 0;
+  /// Marks an image for retention to leave alone, or no longer. Likewise.
+  virtual Status pin(std::uint64_t number, bool pinned) = 0;
+
   /// Seals the segment, gives preallocated space back, and records the inventory. The lock is released in any case.
   virtual Status close() = 0;
 };
@@ -121,6 +134,11 @@ class Store {
 
   /// Sorted by chain and number; only images that were accepted whole.
   virtual std::vector<ImageSummary> images() = 0;
+  /// The newest image of a chain. `not_found` when it has none; `corruption` when the inventory knows a newer one than
+  /// can be found: a damaged store never looks like an older one.
+  virtual Result<ImageSummary> newest_image(std::string_view chain) = 0;
+  /// What was found damaged when the store was opened or refreshed, a sentence each. verify() looks at everything.
+  virtual std::vector<std::string> damage() = 0;
   /// Sees what other writers committed since, and what garbage collection moved.
   virtual Status refresh() = 0;
   virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;

@@ -11,12 +11,16 @@
 //
 // A page becomes *pending* when a list-and-protect step reports it (its written mark is gone then), or by touch(); it
 // leaves by committed(N), and only if it became pending before cut N and was not reported again since, or by settled()
-// after it was protected and found equal. So a failed image forgets nothing, and several cuts may be in flight: a page counts as a suspect until an image that holds it
-// has been committed. Reports go to every Tracking whose range holds the page, since protecting is shared.
+// after it was protected and found equal. So a failed image forgets nothing, and several cuts may be in flight: a page
+// counts as a suspect until an image that holds it has been committed. Reports go to every Tracking whose range holds
+// the page, since protecting is shared.
 //
 // Cuts only list (well under a millisecond for a GiB); protecting again happens in cool(), in the background: hot pages
 // stay writable and cause no faults. A new range is not protected until its first cool(), so that filling it or
 // restoring into it costs no faults.
+//
+// With mprotect, no thread that blocks SIGSEGV may write tracked pages, or what shares a page with them: the kernel
+// would end the program. Threads of the engine that hold off signals must leave that one alone.
 //
 // Threads: the Service and every Tracking may be used from any thread; cut() of one Tracking is not called from two
 // threads at once. Writers may race everything except cut() of their own range.
@@ -77,9 +81,11 @@ class Tracking {
   virtual std::string why() const = 0;
 
   /// The suspects, as of now, of the image numbered `epoch` (any number that grows from cut to cut, from 1).
-  /// REQUIRES: no thread writes the range meanwhile. Within the stall: no allocation beyond `suspects` growing.
-  /// Errors: `invalid_argument` when part of the range is no longer mapped. A range whose tracking was lost
-  /// (mremap, MAP_FIXED, closed descriptor) is registered anew and reported whole, never an error.
+  /// REQUIRES: no thread writes the range meanwhile; with soft-dirty, whose bits are cleared all at once, no range of
+  /// the same owner. Within the stall: no allocation beyond `suspects` growing.
+  ///
+  /// Errors: `invalid_argument` when part of the range is no longer mapped. A range whose tracking was lost (mremap,
+  /// MAP_FIXED, closed descriptor) is registered anew and reported whole, never an error.
   virtual Status cut(std::uint64_t epoch, PageRuns& suspects) = 0;
 
   /// The image of that cut was committed: its pages stop being pending (see above). Background.
@@ -98,6 +104,8 @@ class Tracking {
   /// protect everything at a cut (soft-dirty), or nothing (hash), cools nothing here.
   virtual Status cool(PageRuns& cooled) = 0;
   /// These pages, of the last cool(), were read since and are equal to the last committed content: no longer pending.
+  /// Passes over pages that were cooled while an older cut was neither committed nor followed by a committed one: its
+  /// image may yet become the last committed content. So cool() after committed(), not before.
   virtual void settled(const PageRuns& pages) = 0;
 
   virtual TrackingCounters counters() const = 0;

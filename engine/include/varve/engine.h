@@ -51,7 +51,7 @@ enum class WhenBehind : std::uint8_t {
 
 struct Options {
   /// Directory of the store; made (mode 0700) when missing, its parent must exist.
-  std::string store;
+  std::string store = {};
   /// The chain this engine writes. One writer per chain: a second one gets `busy`, naming the holder's pid.
   std::string chain = "main";
 
@@ -88,7 +88,7 @@ struct RegionOptions {
 struct CheckpointOptions {
   bool full = false;   ///< a full image whatever the policy says
   bool sync = false;   ///< return only when the image is durable (or has failed: then its error is returned)
-  std::string label;   ///< a name for the image, unique in its chain: letters, digits, '-', '_', '.'; no number
+  std::string label = {};  ///< a name for the image, unique in its chain: letters, digits, '-', '_', '.'; no number
 };
 
 enum class ImageKind : std::uint8_t { full, delta };

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The way of one cut's content from the program's thread to the consumer: a queue of filled extents, then (perhaps) a
+// holder that is read extent by extent.
+//
+// Threads: publish, finish and fail_with by the thread in capture(); next and discard by the consumer.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/capture.h"
+#include "engine/capture_cost.h"
+#include "engine/capture_extent.h"
+#include "engine/fork_holder.h"
+#include "engine/staging.h"
+
+namespace varve {
+
+class StagedStream final : public CaptureStream {
+ public:
+  StagedStream(std::shared_ptr<StagingPool> pool, std::shared_ptr<CaptureCostModel> costs);
+  ~StagedStream() override;
+
+  Result<std::optional<CapturedPiece>> next() override;
+  void discard() override;
+
+  /// Gives a filled extent to the consumer; straight back to the pool when nobody wants it any more.
+  void publish(const Extent& extent);
+  /// Nothing more is copied; what `holder` has, if any, follows.
+  void finish(std::unique_ptr<ForkHolder> holder);
+
+ private:
+  enum class Source : std::uint8_t { none, staging, holder };
+  /// Makes the next extent the current one; Source::none at the end.
+  Status advance();
+  void give_current_back();
+  bool take_staged();
+
+  const pid_t owner_;
+  const std::shared_ptr<StagingPool> pool_;
+  const std::shared_ptr<CaptureCostModel> costs_;
+
+  Mutex mutex_;
+  Condition changed_;
+  std::vector<Extent> filled_ VARVE_GUARDED_BY(mutex_);
+  std::size_t taken_ VARVE_GUARDED_BY(mutex_) = 0;  // of filled_
+  bool finished_ VARVE_GUARDED_BY(mutex_) = false;
+  bool discarded_ VARVE_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<ForkHolder> finished_holder_ VARVE_GUARDED_BY(mutex_);
+
+  // The consumer's own.
+  std::unique_ptr<ForkHolder> holder_;
+  std::optional<Error> error_;
+  bool at_end_ = false;
+  Extent current_;
+  Source source_ = Source::none;
+  std::uint32_t piece_ = 0;
+  std::uint64_t taken_at_ns_ = 0;
+};
+
+}  // namespace varve

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cooler.h"
+
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace varve {
+namespace {
+
+/// What is read from a region at once: large enough for the system call not to count, small enough for the cache.
+constexpr std::uint64_t kCompareBytes = 256 * 1024;
+
+#if defined(__clang__)
+#define VARVE_RACES __attribute__((no_sanitize("thread", "address"), noinline))
+#else
+#define VARVE_RACES __attribute__((no_sanitize_thread, no_sanitize_address, noinline))
+#endif
+
+// SAFETY: other threads may write what is read. The result is only hashed: a torn read differs from the committed
+// content, or the page is written again afterwards, and then it is a suspect whatever is said here.
+VARVE_RACES void copy_racing(const volatile std::byte* from, std::byte* to, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; ++i) to[i] = from[i];
+}
+
+}  // namespace
+
+bool read_racing_memory(const std::byte* from, std::span<std::byte> into) {
+  // The kernel copies: no data race in our code, and EFAULT instead of a signal where memory is gone. Through
+  // syscall(2), since sanitizers wrap the library's function.
+  const iovec local{into.data(), into.size()};
+  const iovec remote{const_cast<std::byte*>(from), into.size()};
+  const long got = syscall(SYS_process_vm_readv, getpid(), &local, 1UL, &remote, 1UL, 0UL);
+  if (got == static_cast<long>(into.size())) return true;
+  if (got >= 0 || (errno != EPERM && errno != ENOSYS)) return false;
+  copy_racing(from, into.data(), into.size());  // refused by a filter: the region's owner promises that it is mapped
+  return true;
+}
+
+tracker::PageRuns pages_of_chunks(const Region& region, const tracker::PageRuns& pages,
+                                  std::span<const ChunkRange> chunks) {
+  tracker::PageRuns common;
+  const std::uintptr_t grid = region.grid_address();
+  const std::uintptr_t chunk_bytes = region.grid.chunk_bytes();
+  std::size_t next = 0;
+  for (const auto& run : chunks) {
+    const std::uintptr_t begin = grid + run.first * chunk_bytes;
+    const std::uintptr_t end = grid + run.end() * chunk_bytes;
+    while (next < pages.size() && pages[next].end <= begin) ++next;
+    for (std::size_t i = next; i < pages.size() && pages[i].begin < end; ++i) {
+      const tracker::PageRange part{std::max(begin, pages[i].begin), std::min(end, pages[i].end)};
+      if (!common.empty() && common.back().end == part.begin)
+        common.back().end = part.end;
+      else
+        common.push_back(part);
+    }
+  }
+  return common;
+}
+
+void Cooler::after_commit(const ImageJob& job, std::span<const ReducedRegion> reduced) {
+  for (std::size_t i = 0; i < job.regions.size(); ++i) {
+    const RegionCut& cut = job.regions[i];
+    Region& region = *cut.region;
+    MutexLock lock(cooling_mutex_);  // for one region at a time: unprotect() waits for no more than that
+    if (region.ended || region.tracking == nullptr) continue;
+    region.tracking->committed(job.epoch);
+    region.tracking->unchanged(job.epoch, pages_of_chunks(region, cut.suspects, reduced[i].unchanged));
+    cool(region, *cut.exclusions, job.epoch);
+  }
+}
+
+void Cooler::after_restore(Region& region) {
+  MutexLock lock(cooling_mutex_);
+  if (region.ended || region.tracking == nullptr) return;
+  region.committed.cooled.clear();
+  cool(region, *region.exclusions, newest_epoch_.load());
+}
+
+void Cooler::cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch) {
+  CommittedRegion& committed = region.committed;
+  if (committed.cooled.empty()) {
+    if (const auto cooled = region.tracking->cool(committed.cooled); !cooled) {
+      // What was protected before the failure is pending in the tracker: it stays suspect, and nothing is lost.
+      log::warn_once("engine", cooled.error().message());
+      committed.cooled.clear();
+      return;
+    }
+    // Sequentially consistent, as the cutter's store is: a cut that this load misses lists after the protection.
+    committed.cooled_after_epoch = newest_epoch_.load();
+  }
+  if (committed.cooled.empty() || committed.cooled_after_epoch > resolved_epoch) return;
+  compare(region, exclusions);
+  committed.cooled.clear();
+}
+
+void Cooler::compare(Region& region, const Exclusions& exclusions) {
+  std::vector<ChunkRange> chunks;
+  for (const auto& pages : region.committed.cooled) {
+    const std::uint64_t at = pages.begin - region.address();
+    append_run(chunks, region.grid.touching({at, pages.size_bytes()}));
+  }
+  std::vector<ChunkRange> equal;
+  const std::uint64_t at_once = std::max<std::uint64_t>(1, kCompareBytes / region.grid.chunk_bytes());
+  for (const auto& run : subtract(chunks, exclusions.whole_chunks)) {
+    for (std::uint64_t first = run.first; first < run.end(); first += at_once) {
+      const ChunkRange part{first, std::min(at_once, run.end() - first)};
+      const auto extent = region.grid.extent(part);
+      buffer_.resize(extent.bytes);
+      if (!read_racing_memory(region.begin + extent.offset, buffer_)) continue;
+      for (std::uint64_t index = part.first; index < part.end(); ++index) {
+        const auto chunk = region.grid.extent(index);
+        const auto content = std::span(buffer_).subspan(chunk.offset - extent.offset, chunk.bytes);
+        if (equal_in_place(region, exclusions, index, content)) append_run(equal, {index, 1});
+      }
+    }
+  }
+  region.tracking->settled(pages_of_chunks(region, region.committed.cooled, equal));
+}
+
+bool Cooler::equal_in_place(const Region& region, const Exclusions& exclusions, std::uint64_t index,
+                            std::span<std::byte> content) const {
+  const NameTable& names = region.committed.names;
+  if (!names.known(index)) return false;
+  zero_ranges(exclusions.ranges, region.grid.extent(index).offset, content);
+  if (storage::is_zero(content)) return names.zero(index);
+  return names.is(index, store_.name_of(content));
+}
+
+}  // namespace varve

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Cooler: after a commit, tells the tracker what is committed and unchanged, lets it protect pages that have gone cold,
+// and finds out whether they are still what was committed. In the background only, never within a stall.
+//
+// The order that loses nothing. A cooled page may stop being a suspect only if its content is what the images after
+// this one inherit. An image that is in flight may hold the page with another content (it was B at that cut, and A
+// again now, and A is what is committed): calling it settled would let B stand for ever. So a page is compared only
+// when every cut that was made before it was protected has been resolved; a cut made afterwards either finds the page
+// as it is, or written, and a written page is a suspect anyway.
+//
+// Threads: used by the background writer; the cooling mutex is held while a region's memory is touched, so that
+// unprotect() can wait for that.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/image_job.h"
+#include "engine/image_writer.h"
+#include "storage/store.h"
+
+namespace varve {
+
+class Cooler {
+ public:
+  /// `newest_epoch` is raised before a cut lists anything.
+  Cooler(storage::Store& store, Mutex& cooling_mutex, const std::atomic<std::uint64_t>& newest_epoch)
+      : store_(store), cooling_mutex_(cooling_mutex), newest_epoch_(newest_epoch) {}
+
+  /// `reduced` is what ImageWriter::write() found; the image of `job` has just been committed.
+  void after_commit(const ImageJob& job, std::span<const ReducedRegion> reduced) VARVE_EXCLUDES(cooling_mutex_);
+  /// The same right after a restore: the region holds what is committed. REQUIRES: the writer is idle.
+  void after_restore(Region& region) VARVE_EXCLUDES(cooling_mutex_);
+
+ private:
+  void cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch) VARVE_REQUIRES(cooling_mutex_);
+  void compare(Region& region, const Exclusions& exclusions) VARVE_REQUIRES(cooling_mutex_);
+  bool equal_in_place(const Region& region, const Exclusions& exclusions, std::uint64_t index,
+                      std::span<std::byte> content) const;
+
+  storage::Store& store_;
+  Mutex& cooling_mutex_;
+  const std::atomic<std::uint64_t>& newest_epoch_;
+  std::vector<std::byte> buffer_;
+};
+
+/// The pages of `pages` whose region bytes lie in the chunks; all ascending and disjoint.
+tracker::PageRuns pages_of_chunks(const Region& region, const tracker::PageRuns& pages,
+                                  std::span<const ChunkRange> chunks);
+
+/// Copies memory of this process that other threads may write, or unmap, meanwhile. False when it can't be read.
+bool read_racing_memory(const std::byte* from, std::span<std::byte> into);
+
+}  // namespace varve

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// checkpoint(): everything here up to the return of capture() is the stall.
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "base/fault_point.h"
+#include "base/try.h"
+#include "engine/engine_implementation.h"
+#include "engine/ticket.h"
+
+namespace varve {
+
+/// What a cut has come to, for its end.
+struct EngineImplementation::Cut {
+  std::shared_ptr<ImageJob> job;  ///< null until the writer has it
+  StallFigures::Figures figures;
+};
+
+std::string EngineImplementation::next_image() const { return fmt::format("{}/{}", options_.chain, last_number_ + 1); }
+
+Result<Ticket> EngineImplementation::checkpoint(const CheckpointOptions& options) {
+  const std::uint64_t begin_ns = monotonic_ns();
+  VARVE_TRY(check_process(fmt::format("checkpoint of chain '{}'", options_.chain)));
+  std::optional<Ticket> ticket;
+  {
+    MutexLock lock(api_mutex_);
+    VARVE_TRY_ASSIGN(ticket, cut(options, begin_ns));
+  }
+  if (options.sync) VARVE_TRY(ticket->wait());
+  return *ticket;
+}
+
+Status EngineImplementation::check_checkpoint(const CheckpointOptions& options, const std::string& what) {
+  VARVE_TRY(check_open(what));
+  if (!half_restored_.empty())
+    return fail(
+        ErrorCode::invalid_argument,
+        {what + " refused",
+         fmt::format("the restore of image {} failed half-way, and the regions hold neither state", half_restored_),
+         "restore an image first"});
+  if (regions_.empty())
+    return fail(ErrorCode::invalid_argument, {what + " refused", "no region is protected", "call protect() first"});
+  if (!options.label.empty()) VARVE_TRY(check_new_label(options.label, what));
+  return {};
+}
+
+Status EngineImplementation::check_new_label(const std::string& label, const std::string& what) {
+  VARVE_TRY(storage::check_label(label));
+  bool taken = writer_->label_in_flight(label);
+  for (const auto& image : store_->images()) taken = taken || (image.chain == options_.chain && image.label == label);
+  if (!taken) return {};
+  return fail(ErrorCode::invalid_argument,
+              {what + " refused", fmt::format("an image labelled '{}' exists already", label), "choose another label"});
+}
+
+Result<Ticket> EngineImplementation::cut(const CheckpointOptions& options, std::uint64_t begin_ns) {
+  VARVE_TRY(check_checkpoint(options, fmt::format("checkpoint of chain '{}'", options_.chain)));
+  const std::size_t room = options_.images_in_flight;
+  if (writer_->in_flight() >= room && options_.when_behind != WhenBehind::wait)
+    return behind(fmt::format("{} images are in flight, and more are not allowed", room));
+  writer_->wait_for_room(room);
+
+  if (hooks_.before_cut) hooks_.before_cut();
+  Cut cut;
+  auto ticket = cut_and_capture(options, begin_ns, cut);
+  if (hooks_.after_cut) hooks_.after_cut();
+  if (cut.job != nullptr) {
+    cut.figures.stall_ns = monotonic_ns() - begin_ns;
+    cut.job->stall.set(cut.figures);
+  }
+  if (!ticket) return ticket.error();
+  if (!ticket->has_value()) return behind("staging memory is full of images that are being written");
+  return **ticket;
+}
+
+Result<Ticket> EngineImplementation::behind(const std::string& cause) {
+  if (options_.when_behind == WhenBehind::fail)
+    return fail(ErrorCode::busy,
+                {fmt::format("checkpoint of chain '{}' refused", options_.chain), cause,
+                 "checkpoint less often, or allow more images in flight or staging; the next image holds these pages"});
+  auto state = std::make_shared<Ticket::State>(options_.chain, 0);
+  ImageResult skipped;
+  skipped.skipped = true;
+  state->resolve(skipped);
+  return Ticket(std::move(state));
+}
+
+Status EngineImplementation::list_suspects(ImageJob& job) {
+  spans_.clear();
+  job.regions.reserve(regions_.all().size());
+  for (const auto& [name, region] : regions_.all()) {
+    RegionCut cut{region, region->exclusions, writer_->take_spare_runs()};
+    if (region->tracking != nullptr) VARVE_TRY(region->tracking->cut(job.epoch, cut.suspects));
+    chunks_.clear();
+    suspect_chunks(*region, cut.suspects, chunks_);
+    for (const auto& run : chunks_) {
+      const auto extent = region->grid.extent(run);
+      spans_.push_back({.region = static_cast<std::uint32_t>(job.regions.size()),
+                        .begin = region->begin + extent.offset,
+                        .bytes = extent.bytes,
+                        .grid = region->grid_address(),
+                        .fork_holds_it = region->traits.fork_holds_it});
+      job.result.captured_bytes += extent.bytes;
+    }
+    for (const auto& pages : cut.suspects) job.result.suspect_pages += pages.size_bytes() / tracker::page_bytes();
+    job.result.protected_bytes += region->bytes();
+    job.regions.push_back(std::move(cut));
+  }
+  return {};
+}
+
+Result<std::optional<Ticket>> EngineImplementation::cut_and_capture(const CheckpointOptions& options,
+                                                                    std::uint64_t begin_ns, Cut& cut) {
+  VARVE_FAULT_POINT(cut_begin);
+  auto job = std::make_shared<ImageJob>();
+  job->epoch = newest_epoch_.fetch_add(1) + 1;  // before anything is listed: see Cooler
+  job->want_full = options.full;
+  job->label = options.label;
+  job->begin_ns = begin_ns;
+  job->time_ns = wall_clock_ns();
+  const std::uint64_t scan_begin_ns = monotonic_ns();
+  VARVE_TRY(list_suspects(*job));
+  job->result.scan_ns = monotonic_ns() - scan_begin_ns;
+  // A cut that is larger than all of staging streams through it; only where others hold staging is the writer behind.
+  if (options_.when_behind != WhenBehind::wait && writer_->in_flight() != 0 &&
+      capturer_->would_wait(job->result.captured_bytes))
+    return std::optional<Ticket>();
+
+  job->number = ++last_number_;
+  job->stream = capturer_->make_stream();
+  const auto state = std::make_shared<Ticket::State>(options_.chain, job->number);
+  job->ticket = state;
+  writer_->push(job);  // first: a cut that does not fit in staging needs its consumer
+  cut.job = job;
+  const std::uint64_t capture_begin_ns = monotonic_ns();
+  const auto outcome = capturer_->capture(spans_, *job->stream);
+  VARVE_FAULT_POINT(capture_done);
+  cut.figures.capture_ns = monotonic_ns() - capture_begin_ns;
+  if (!outcome) {
+    job->ticket->mark_asked();
+    return outcome.error();
+  }
+  cut.figures.capture = outcome->forked_bytes > outcome->copied_bytes ? Capture::fork : Capture::copy;
+  return std::optional<Ticket>(Ticket(state));
+}
+
+}  // namespace varve

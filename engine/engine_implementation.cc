@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine_implementation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/try.h"
+
+namespace varve {
+namespace {
+
+constexpr std::uint32_t kChunkBytesMin = 4096;
+constexpr std::uint32_t kChunkBytesMax = 64 * 1024;
+
+Error bad_option(const Options& options, std::string cause, std::string remedy) {
+  const auto store = options.store.empty() ? std::string() : fmt::format(" on store {}", options.store);
+  return fail(ErrorCode::invalid_argument,
+              {fmt::format("opening of the engine{} refused", store), std::move(cause), std::move(remedy)});
+}
+
+Status check_options(const Options& options) {
+  if (options.store.empty()) return bad_option(options, "Options::store is empty", "name a directory");
+  VARVE_TRY(storage::check_chain_name(options.chain));
+  if (options.images_in_flight == 0)
+    return bad_option(options, "Options::images_in_flight is 0", "allow at least one image in flight");
+  if (options.chunk_bytes != 0 && (!is_power_of_two(options.chunk_bytes) || options.chunk_bytes < kChunkBytesMin ||
+                                   options.chunk_bytes > kChunkBytesMax))
+    return bad_option(options, fmt::format("Options::chunk_bytes is {}", options.chunk_bytes),
+                      "choose a power of two from 4096 to 65536, or 0");
+  return {};
+}
+
+}  // namespace
+
+ImageInfo to_image_info(const storage::ImageSummary& summary) {
+  ImageInfo info;
+  info.chain = summary.chain;
+  info.image = summary.number;
+  info.parent = summary.parent;
+  info.kind = summary.kind == storage::ImageKind::full ? ImageKind::full : ImageKind::delta;
+  info.label = summary.label;
+  info.time_ns = summary.time_ns;
+  info.region_bytes = summary.region_bytes;
+  info.written_bytes = summary.written_bytes;
+  return info;
+}
+
+EngineImplementation::EngineImplementation(const Options& options, Wanted wanted)
+    : options_(options), wanted_(std::move(wanted)) {}
+
+Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const Options& options) {
+  VARVE_TRY(check_options(options));
+  VARVE_TRY_ASSIGN(const auto wanted, resolve_choices(options));
+  storage::IoOptions io_options;
+  io_options.kind = wanted.io;
+  io_options.allow_foreign = options.allow_foreign_store;
+  VARVE_TRY_ASSIGN(auto io, storage::open_io(options.store, io_options));
+  return open(options, std::move(io));
+}
+
+Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const Options& options,
+                                                                         std::unique_ptr<storage::Io> io) {
+  VARVE_TRY(check_options(options));
+  VARVE_TRY_ASSIGN(auto wanted, resolve_choices(options));
+  std::unique_ptr<EngineImplementation> engine(new EngineImplementation(options, std::move(wanted)));
+  VARVE_TRY(engine->start(std::move(io)));
+  return engine;
+}
+
+Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
+  MutexLock lock(api_mutex_);
+  io_description_ = describe_io(*io);
+  VARVE_TRY_ASSIGN(file_system_, io->file_system());
+  storage::StoreOptions store_options;
+  store_options.chunk_bytes = options_.chunk_bytes;
+  store_options.compress = options_.compress;
+  store_options.verify_on_dedup = options_.verify_on_dedup;
+  store_options.threads = std::max<std::uint32_t>(1, options_.threads);
+  VARVE_TRY_ASSIGN(store_, storage::Store::open(std::move(io), store_options));
+  VARVE_TRY_ASSIGN(chain_, store_->open_chain(options_.chain));
+  CapturerOptions capturer_options;
+  capturer_options.staging_bytes = options_.staging_bytes;
+  capturer_options.wanted = wanted_.capture;
+  capturer_options.chunk_bytes = store_->chunk_bytes();
+  VARVE_TRY_ASSIGN(capturer_, Capturer::create(capturer_options));
+
+  last_number_ = chain_->next_number() - 1;
+  image_writer_ = std::make_unique<ImageWriter>(
+      *store_, *chain_, ImageWriterOptions{options_.chain, options_.full_every, options_.verify_on_dedup});
+  cooler_ = std::make_unique<Cooler>(*store_, cooling_mutex_, newest_epoch_);
+  auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_);
+  VARVE_TRY(writer->start());
+  writer_ = std::move(writer);
+  if (!file_system_.durable)
+    log::warn_once("engine",
+                   fmt::format("store {} lies on {}: its images are written, never durable; use a directory on "
+                               "a disk to keep them over a loss of power",
+                               options_.store, file_system_.type));
+  return {};
+}
+
+EngineImplementation::~EngineImplementation() {
+  MutexLock lock(api_mutex_);
+  if (writer_ != nullptr) writer_->stop(BackgroundWriter::Stop::drop);
+}
+
+Status EngineImplementation::check_process(std::string_view what) const {
+  if (owner_.is_this()) return {};
+  return storage::forked_error(fmt::format("{} refused", what));
+}
+
+Status EngineImplementation::check_open(std::string_view what) {
+  if (!closed_) return {};
+  return fail(ErrorCode::invalid_argument,
+              {fmt::format("{} refused", what), fmt::format("the engine of chain '{}' has been closed", options_.chain),
+               "open a new one"});
+}
+
+Status EngineImplementation::protect(std::string_view name, void* address, std::size_t bytes,
+                                     const RegionOptions& options) {
+  const auto what = fmt::format("protection of region '{}'", name);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  const RegionTable::Wanted wanted{.name = name,
+                                   .address = address,
+                                   .bytes = bytes,
+                                   .element_bytes = options.element_bytes,
+                                   .chunk_bytes = store_->chunk_bytes()};
+  VARVE_TRY(regions_.add(wanted, wanted_.tracker, this));
+  return {};
+}
+
+Status EngineImplementation::unprotect(std::string_view name) {
+  const auto what = fmt::format("unprotection of region '{}'", name);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  VARVE_TRY_ASSIGN(const auto region, regions_.find(name, "unprotection of"));
+  regions_.remove(name);
+  MutexLock cooling(cooling_mutex_);  // from here on the background does not touch its memory
+  region->ended = true;
+  region->tracking.reset();
+  return {};
+}
+
+Status EngineImplementation::exclude(std::string_view name, std::size_t offset, std::size_t bytes) {
+  const auto what = fmt::format("exclusion in region '{}'", name);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  return regions_.exclude(name, offset, bytes);
+}
+
+Status EngineImplementation::touch(const void* address, std::size_t bytes) {
+  VARVE_TRY(check_process("declaring memory written"));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open("declaring memory written"));
+  return regions_.touch(address, bytes);
+}
+
+Status EngineImplementation::wait() {
+  const auto what = fmt::format("wait for the images of chain '{}'", options_.chain);
+  VARVE_TRY(check_process(what));
+  {
+    MutexLock lock(api_mutex_);
+    VARVE_TRY(check_open(what));
+  }
+  // Without the mutex: other threads may go on checkpointing. close() in another thread resolves what is in flight.
+  writer_->wait_resolved();
+  if (auto error = writer_->take_failure(BackgroundWriter::Failure::first)) return *error;
+  return {};
+}
+
+Result<std::vector<ImageInfo>> EngineImplementation::images() {
+  const auto what = fmt::format("listing of the images of store {}", options_.store);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  VARVE_TRY(store_->refresh());
+  std::vector<ImageInfo> infos;
+  for (const auto& summary : store_->images()) infos.push_back(to_image_info(summary));
+  return infos;
+}
+
+void EngineImplementation::set_hooks(Hooks hooks) {
+  if (!owner_.is_this()) return;
+  MutexLock lock(api_mutex_);
+  hooks_ = std::move(hooks);
+}
+
+Choices EngineImplementation::choices() {
+  if (!owner_.is_this()) return {};
+  MutexLock lock(api_mutex_);
+  std::vector<const tracker::Tracking*> trackings;
+  for (const auto& [name, region] : regions_.all())
+    if (region->tracking != nullptr) trackings.push_back(region->tracking.get());
+  Choices choices;
+  choices.tracker = describe_tracker(wanted_, trackings);
+  choices.capture = capturer_ == nullptr ? "closed" : capturer_->describe();
+  choices.io = io_description_;
+  choices.file_system = file_system_.type;
+  return choices;
+}
+
+MemoryUse EngineImplementation::memory_use() {
+  if (!owner_.is_this()) return {};
+  MutexLock lock(api_mutex_);
+  if (closed_) return {};
+  MemoryUse use;
+  use.staging_bytes = capturer_->staging_bytes();
+  const auto statistics = store_->statistics();
+  use.index_bytes = statistics.index_bytes;
+  use.indexed_chunks = statistics.indexed_chunks;
+  use.other_bytes = statistics.writer_bytes + writer_->memory_bytes() + spans_.capacity() * sizeof(MemorySpan) +
+                    chunks_.capacity() * sizeof(ChunkRange);
+  for (const auto& [name, region] : regions_.all())
+    use.other_bytes += sizeof(Region) + region->committed.names.memory_bytes();
+  return use;
+}
+
+Status EngineImplementation::close() {
+  const auto what = fmt::format("closing of the engine of chain '{}'", options_.chain);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  closed_ = true;
+  writer_->stop(BackgroundWriter::Stop::finish);
+  const auto failure = writer_->take_failure(BackgroundWriter::Failure::last);
+  regions_.clear();  // ends the tracking: nothing is protected from here on
+  const auto sealed = chain_->close();
+  chain_.reset();
+  store_.reset();
+  capturer_.reset();
+  if (failure.has_value()) return *failure;
+  return sealed;
+}
+
+}  // namespace varve

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// EngineImplementation: what stands behind varve::Engine. It joins the layers:
+//
+//     checkpoint():  tracker (which pages?) -> capturer (keep them) -> ImageJob -> background writer -> store
+//     restore():     chain (what does the image hold?) -> store -> memory
+//
+// Locks, in the order in which they may be taken: api_mutex_ (regions, hooks, cuts, restores: one call at a time),
+// cooling_mutex_ (the background touches a region's memory), then those inside the writer, the store and the tracker.
+// The writer's state (committed names, the line) is read and set here only while the writer is idle.
+//
+// Divided over engine_implementation.cc (opening, closing, regions), cut.cc (checkpoint) and restore.cc.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/background_writer.h"
+#include "engine/capture.h"
+#include "engine/chain.h"
+#include "engine/choices.h"
+#include "engine/region.h"
+#include "storage/fork_guard.h"
+#include "storage/store.h"
+#include "varve/engine.h"
+
+namespace varve {
+
+class EngineImplementation {
+ public:
+  static Result<std::unique_ptr<EngineImplementation>> open(const Options& options);
+  /// The same over an Io of the caller's: tests use the simulated one. `options.store` is for messages only.
+  static Result<std::unique_ptr<EngineImplementation>> open(const Options& options, std::unique_ptr<storage::Io> io);
+  /// Like a kill: drops what is not committed, seals nothing.
+  ~EngineImplementation();
+
+  Status protect(std::string_view name, void* address, std::size_t bytes, const RegionOptions& options);
+  Status unprotect(std::string_view name);
+  Status exclude(std::string_view name, std::size_t offset, std::size_t bytes);
+  Status touch(const void* address, std::size_t bytes);
+  Result<Ticket> checkpoint(const CheckpointOptions& options);
+  Status wait();
+  Result<bool> restore_if_any();
+  Result<ImageInfo> restore(std::string_view image);
+  Result<std::vector<ImageInfo>> images();
+  void set_hooks(Hooks hooks);
+  Choices choices();
+  MemoryUse memory_use();
+  Status close();
+
+  /// False in a child that the program forked: nothing may be touched there, not even by the destructor.
+  bool in_owner_process() const { return owner_.is_this(); }
+
+ private:
+  EngineImplementation(const Options& options, Wanted wanted);
+
+  Status start(std::unique_ptr<storage::Io> io);
+  /// Whether calls make sense: not in a forked child, not after close().
+  Status check_process(std::string_view what) const;
+  Status check_open(std::string_view what) VARVE_REQUIRES(api_mutex_);
+
+  // cut.cc
+  struct Cut;
+  Status check_checkpoint(const CheckpointOptions& options, const std::string& what) VARVE_REQUIRES(api_mutex_);
+  Status check_new_label(const std::string& label, const std::string& what) VARVE_REQUIRES(api_mutex_);
+  Result<Ticket> cut(const CheckpointOptions& options, std::uint64_t begin_ns) VARVE_REQUIRES(api_mutex_);
+  /// Empty: behind, and the options say what to do about it.
+  Result<std::optional<Ticket>> cut_and_capture(const CheckpointOptions& options, std::uint64_t begin_ns, Cut& cut)
+      VARVE_REQUIRES(api_mutex_);
+  Status list_suspects(ImageJob& job) VARVE_REQUIRES(api_mutex_);
+  Result<Ticket> behind(const std::string& cause) VARVE_REQUIRES(api_mutex_);
+  std::string next_image() const VARVE_REQUIRES(api_mutex_);
+
+  // restore.cc
+  Status drain() VARVE_REQUIRES(api_mutex_);
+  Result<ImageInfo> restore_image(const ImageName& image) VARVE_REQUIRES(api_mutex_);
+  Status check_machine(const ResolvedImage& resolved) const;
+  Status match_regions(const ResolvedImage& resolved) VARVE_REQUIRES(api_mutex_);
+  Status fill_regions(const ResolvedImage& resolved) VARVE_REQUIRES(api_mutex_);
+  Result<std::vector<ChunkRange>> chunks_to_fill(Region& region, const storage::RegionRecord& record)
+      VARVE_REQUIRES(api_mutex_);
+  void adopt_restored(const ResolvedImage& resolved) VARVE_REQUIRES(api_mutex_);
+
+  const Options options_;
+  const Wanted wanted_;
+  const storage::OwnerProcess owner_;
+  std::string io_description_;  // these two are set once, by start()
+  storage::FileSystemTraits file_system_;
+
+  Mutex api_mutex_;
+  Mutex cooling_mutex_;
+  std::atomic<std::uint64_t> newest_epoch_{0};
+
+  std::unique_ptr<storage::Store> store_;
+  std::unique_ptr<storage::ChainWriter> chain_;
+  std::shared_ptr<Capturer> capturer_;
+  std::unique_ptr<ImageWriter> image_writer_;
+  std::unique_ptr<Cooler> cooler_;
+  std::unique_ptr<BackgroundWriter> writer_;
+
+  RegionTable regions_ VARVE_GUARDED_BY(api_mutex_);
+  Hooks hooks_ VARVE_GUARDED_BY(api_mutex_);
+  std::uint64_t last_number_ VARVE_GUARDED_BY(api_mutex_) = 0;
+  std::string half_restored_ VARVE_GUARDED_BY(api_mutex_);       // the image whose restore failed half-way; else empty
+  std::vector<MemorySpan> spans_ VARVE_GUARDED_BY(api_mutex_);   // kept from cut to cut, so that none allocates
+  std::vector<ChunkRange> chunks_ VARVE_GUARDED_BY(api_mutex_);  // likewise
+  bool closed_ VARVE_GUARDED_BY(api_mutex_) = false;
+};
+
+/// The public form of a summary.
+ImageInfo to_image_info(const storage::ImageSummary& summary);
+
+}  // namespace varve

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the kernel maps a range: inspect_mapping() of engine/capture.h, and its parser for tests.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "engine/capture.h"
+
+namespace varve {
+
+/// Collects the mappings that a range meets, from the lines of /proc/PID/maps or /proc/PID/smaps in their order.
+/// Lines that it does not know are skipped: kernels add some.
+class MappingReader {
+ public:
+  MappingReader(std::uintptr_t begin, std::uintptr_t end) : end_(end), covered_to_(begin) {}
+  /// False once nothing that follows matters.
+  bool line(std::string_view line);
+  /// After the last line.
+  MappingTraits finish();
+
+ private:
+  void flags(std::string_view flags);
+  void refuse(std::string reason);
+
+  const std::uintptr_t end_;
+  std::uintptr_t covered_to_;  // no hole up to here
+  bool within_ = false;        // the last header line met the range
+  bool first_ = true;
+  MappingTraits traits_;
+};
+
+/// Calls `consume` with each line of the file until it returns false. The error of opening or reading.
+Status read_lines(const std::string& path, const std::function<bool(std::string_view)>& consume);
+
+}  // namespace varve

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/region_filler.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/fault_point.h"
+#include "base/try.h"
+#include "engine/chain.h"
+
+namespace varve {
+namespace {
+
+using storage::ByteRange;
+
+/// Requests that are made at once: 8 MiB of them stand for 1 GiB of 4 KiB chunks. At a seam one frame may be read
+/// twice.
+constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
+/// What is populated by one call, so that a long one does not hold the address space's lock.
+constexpr std::uintptr_t kPopulateBytes = std::uintptr_t{64} << 20;
+constexpr std::uint64_t kClearBytes = 4096;
+constexpr unsigned kChunkBits = 40;  // of a tag; the rest is the target's index
+
+tracker::PageRange pages_around(const Region& region) {
+  return {round_down(region.address(), tracker::page_bytes()),
+          round_up(region.address() + region.bytes(), tracker::page_bytes())};
+}
+
+/// Calls back for the parts of `extent` that are not kept.
+template <class Visit>
+void for_each_part(const FillTarget& target, const ByteRange& extent, const Visit& visit) {
+  std::uint64_t at = extent.offset;
+  const std::uint64_t end = extent.offset + extent.bytes;
+  if (overlaps(target.kept, extent)) {
+    for (const auto& range : target.kept) {
+      if (range.offset + range.bytes <= at) continue;
+      if (range.offset >= end) break;
+      if (range.offset > at) visit(ByteRange{at, range.offset - at});
+      at = std::min(range.offset + range.bytes, end);
+    }
+  }
+  if (at < end) visit(ByteRange{at, end - at});
+}
+
+/// Calls back for the parts of the record's runs that are wanted, with the index of their first name.
+template <class Visit>
+void for_each_wanted_run(const FillTarget& target, const Visit& visit) {
+  std::size_t next_name = 0;
+  std::size_t next = 0;
+  for (const auto& run : target.record->runs) {
+    const std::uint64_t end = run.first + run.count;
+    while (next < target.wanted.size() && target.wanted[next].end() <= run.first) ++next;
+    for (std::size_t i = next; i < target.wanted.size() && target.wanted[i].first < end; ++i) {
+      const std::uint64_t first = std::max(run.first, target.wanted[i].first);
+      const std::uint64_t stop = std::min(end, target.wanted[i].end());
+      visit(storage::ChunkRun{first, stop - first, run.kind}, next_name + (first - run.first));
+    }
+    if (run.kind == storage::RunKind::named) next_name += run.count;
+  }
+}
+
+/// False when this kernel can't (before 5.14) or does not want to: then pages are faulted in one by one.
+bool populate(const Region& region, const ByteRange& range) {
+  const std::uintptr_t end = round_down(region.address() + range.offset + range.bytes, tracker::page_bytes());
+  for (std::uintptr_t at = round_up(region.address() + range.offset, tracker::page_bytes()); at < end;) {
+    const std::uintptr_t next = std::min(end, at + kPopulateBytes);
+    if (madvise(reinterpret_cast<void*>(at), next - at, MADV_POPULATE_WRITE) != 0) return false;
+    at = next;
+  }
+  return true;
+}
+
+class Filler {
+ public:
+  Filler(storage::Store& store, std::span<const FillTarget> targets) : store_(store), targets_(targets) {
+    for (const auto& target : targets)
+      for_each_wanted_run(target, [this](const storage::ChunkRun& run, std::size_t) {
+        if (run.kind == storage::RunKind::named) named_ += run.count;
+      });
+  }
+
+  Status run() {
+    for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
+    return flush();
+  }
+
+ private:
+  Status fill_target(std::size_t index) {
+    const FillTarget& target = targets_[index];
+    const ChunkGrid grid(*target.record, store_.chunk_bytes());
+    bool populating = true;
+    std::vector<storage::ChunkRun> named;
+    std::vector<std::size_t> first_names;
+    for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t first_name) {
+      const auto extent = grid.extent(ChunkRange{run.first, run.count});
+      if (run.kind == storage::RunKind::zero) return clear(target, extent);
+      populating = populating && populate(*target.region, extent);
+      named.push_back(run);
+      first_names.push_back(first_name);
+    });
+    for (std::size_t i = 0; i < named.size(); ++i)
+      for (std::uint64_t k = 0; k < named[i].count; ++k) {
+        const std::uint64_t chunk = named[i].first + k;
+        requests_.push_back({target.record->names[first_names[i] + k],
+                             static_cast<std::uint32_t>(grid.extent(chunk).bytes),
+                             (static_cast<std::uint64_t>(index) << kChunkBits) | chunk});
+        if (requests_.size() >= kRequestsMax) VARVE_TRY(flush());
+      }
+    return {};
+  }
+
+  Status flush() {
+    auto status = store_.read_chunks(
+        requests_, [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
+    requests_.clear();
+    return status;
+  }
+
+  // Called from several threads at once.
+  void deliver(std::uint64_t tag, std::span<const std::byte> content) {
+    const FillTarget& target = targets_[tag >> kChunkBits];
+    const ChunkGrid grid(*target.record, store_.chunk_bytes());
+    const auto extent = grid.extent(tag & ((std::uint64_t{1} << kChunkBits) - 1));
+    for_each_part(target, extent, [&](const ByteRange& part) {
+      std::memcpy(target.region->begin + part.offset, content.data() + (part.offset - extent.offset), part.bytes);
+    });
+    if (delivered_.fetch_add(1, std::memory_order_relaxed) == named_ / 2) VARVE_FAULT_POINT(restore_half);
+  }
+
+  /// Looks first, so that memory which is zero already, and was never touched, needs none.
+  static void clear(const FillTarget& target, const ByteRange& extent) {
+    for_each_part(target, extent, [&](const ByteRange& part) {
+      for (std::uint64_t at = 0; at < part.bytes; at += kClearBytes) {
+        const std::span<std::byte> memory(target.region->begin + part.offset + at,
+                                          std::min(kClearBytes, part.bytes - at));
+        if (!storage::is_zero(memory)) std::memset(memory.data(), 0, memory.size());
+      }
+    });
+  }
+
+  storage::Store& store_;
+  const std::span<const FillTarget> targets_;
+  std::vector<storage::ChunkRequest> requests_;
+  std::uint64_t named_ = 0;
+  std::atomic<std::uint64_t> delivered_{0};
+};
+
+}  // namespace
+
+Status check_writable(const Region& region, const std::string& image) {
+  VARVE_TRY(tracker::Service::process().writable(pages_around(region)));
+  VARVE_TRY_ASSIGN(const auto traits, inspect_mapping(region.begin, region.bytes()));
+  if (traits.mapped && (traits.protection & PROT_WRITE) != 0) return {};
+  return fail(ErrorCode::invalid_argument,
+              {fmt::format("restore of image {} refused", image),
+               fmt::format("{} is {}", describe(region), traits.mapped ? "read-only" : "no longer mapped"),
+               "make it writable (mprotect(2)) for the time of the restore; nothing was changed"});
+}
+
+std::vector<ChunkRange> all_chunks(const storage::RegionRecord& record) {
+  std::vector<ChunkRange> chunks;
+  for (const auto& run : record.runs) append_run(chunks, {run.first, run.count});
+  return chunks;
+}
+
+std::vector<ChunkRange> differing_chunks(const Region& region, const storage::RegionRecord& record,
+                                         std::span<const ChunkRange> suspects) {
+  std::vector<ChunkRange> chunks;
+  const NameTable& committed = region.committed.names;
+  std::size_t next = 0;
+  for_each_chunk(record, region.grid.chunk_bytes(), [&](const ResolvedChunk& chunk) {
+    while (next < suspects.size() && suspects[next].end() <= chunk.index) ++next;
+    const bool suspect = next < suspects.size() && suspects[next].first <= chunk.index;
+    const bool same =
+        chunk.kind == storage::RunKind::zero ? committed.zero(chunk.index) : committed.is(chunk.index, chunk.name);
+    if (suspect || !same) append_run(chunks, {chunk.index, 1});
+  });
+  return chunks;
+}
+
+Status fill(storage::Store& store, std::span<const FillTarget> targets) { return Filler(store, targets).run(); }
+
+}  // namespace varve

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// restore(): everything that can be refused is refused before a byte is changed. From then on the regions hold neither
+// state until all of the image is in place, and `half_restored_` says so.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/fault_point.h"
+#include "base/try.h"
+#include "engine/engine_implementation.h"
+#include "engine/region_filler.h"
+
+namespace varve {
+namespace {
+
+std::string join(const std::vector<std::string>& parts) {
+  std::string all;
+  for (const auto& part : parts) all += (all.empty() ? "" : "; ") + part;
+  return all;
+}
+
+}  // namespace
+
+Result<bool> EngineImplementation::restore_if_any() {
+  const auto what = fmt::format("restore of chain '{}'", options_.chain);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  VARVE_TRY(drain());
+  const auto newest = store_->newest_image(options_.chain);
+  if (!newest && newest.error().code() == ErrorCode::not_found) return false;
+  if (!newest) return newest.error();
+  VARVE_TRY(restore_image({options_.chain, newest->number}));
+  return true;
+}
+
+Result<ImageInfo> EngineImplementation::restore(std::string_view image) {
+  const auto what = fmt::format("restore of image '{}'", image);
+  VARVE_TRY(check_process(what));
+  MutexLock lock(api_mutex_);
+  VARVE_TRY(check_open(what));
+  VARVE_TRY(drain());
+  VARVE_TRY(store_->refresh());
+  VARVE_TRY_ASSIGN(const auto name, parse_image_selector(*store_, image, options_.chain));
+  return restore_image(name);
+}
+
+Status EngineImplementation::drain() {
+  const auto tickets = writer_->tickets_in_flight();
+  writer_->wait_idle();
+  for (const auto& ticket : tickets) VARVE_TRY(ticket->wait());
+  return {};
+}
+
+Result<ImageInfo> EngineImplementation::restore_image(const ImageName& image) {
+  VARVE_TRY_ASSIGN(const auto resolved, resolve_image(*store_, image.chain, image.number));
+  VARVE_TRY(check_machine(resolved));
+  VARVE_TRY(match_regions(resolved));
+  VARVE_TRY(fill_regions(resolved));
+  adopt_restored(resolved);
+  ImageInfo info;
+  for (const auto& summary : store_->images())
+    if (summary.chain == image.chain && summary.number == image.number) info = to_image_info(summary);
+  if (hooks_.after_restore) hooks_.after_restore(info);
+  return info;
+}
+
+Status EngineImplementation::check_machine(const ResolvedImage& resolved) const {
+  const auto& manifest = resolved.manifest;
+  const auto what = fmt::format("restore of image {} refused", to_string(ImageName{manifest.chain, manifest.number}));
+  if (manifest.architecture != architecture())
+    return fail(ErrorCode::unsupported,
+                {what, fmt::format("it was made on {}, and this machine is {}", manifest.architecture, architecture()),
+                 "restore it on a machine like the one that made it"});
+  if (manifest.page_bytes != tracker::page_bytes())
+    return fail(ErrorCode::unsupported, {what,
+                                         fmt::format("it was made with pages of {} bytes, and this kernel has {}",
+                                                     manifest.page_bytes, tracker::page_bytes()),
+                                         "restore it under a kernel with the same page size"});
+  if (manifest.chunk_bytes != store_->chunk_bytes())
+    return fail(ErrorCode::corruption, {what,
+                                        fmt::format("it has chunks of {} bytes in a store whose chunks have {}",
+                                                    manifest.chunk_bytes, store_->chunk_bytes()),
+                                        "restore another image; varve verify lists those that are good"});
+  return {};
+}
+
+Status EngineImplementation::match_regions(const ResolvedImage& resolved) {
+  const auto& manifest = resolved.manifest;
+  std::vector<std::string> differences;
+  std::size_t matched = 0;
+  for (const auto& record : manifest.regions) {
+    const auto found = regions_.all().find(record.name);
+    if (found == regions_.all().end()) {
+      differences.push_back(
+          fmt::format("'{}' ({} bytes) is in the image and not protected", record.name, record.bytes));
+      continue;
+    }
+    ++matched;
+    if (found->second->bytes() != record.bytes)
+      differences.push_back(fmt::format("'{}' has {} bytes in the image and {} in the program", record.name,
+                                        record.bytes, found->second->bytes()));
+  }
+  if (matched != regions_.all().size())
+    for (const auto& entry : regions_.all()) {
+      const Region& region = *entry.second;
+      if (std::none_of(manifest.regions.begin(), manifest.regions.end(),
+                       [&](const auto& record) { return record.name == region.name; }))
+        differences.push_back(
+            fmt::format("'{}' ({} bytes) is protected and not in the image", region.name, region.bytes()));
+    }
+  if (differences.empty()) return {};
+  return fail(ErrorCode::invalid_argument,
+              {fmt::format("restore of image {} refused", to_string(ImageName{manifest.chain, manifest.number})),
+               "its regions are not those that are protected: " + join(differences),
+               "protect the same regions with the same sizes as when it was made; nothing was changed"});
+}
+
+Status EngineImplementation::fill_regions(const ResolvedImage& resolved) {
+  const ImageName image{resolved.manifest.chain, resolved.manifest.number};
+  std::vector<FillTarget> targets;
+  for (const auto& record : resolved.manifest.regions) {
+    const auto& region = regions_.all().find(record.name)->second;
+    FillTarget target{region.get(), &record, record.excluded, {}};
+    for (const auto& range : region->exclusions->ranges) insert_range(target.kept, range);
+    VARVE_TRY_ASSIGN(target.wanted, chunks_to_fill(*region, record));
+    VARVE_TRY(check_writable(*region, to_string(image)));
+    targets.push_back(std::move(target));
+  }
+  half_restored_ = to_string(image);
+  if (const auto filled = fill(*store_, targets); !filled) {
+    const Error& cause = filled.error();
+    return fail(cause.code(),
+                {fmt::format("restore of image {} failed half-way, and the regions hold neither state", half_restored_),
+                 fmt::format("{}: {}", cause.what(), cause.cause()),
+                 "restore another image before the next checkpoint; varve verify lists those that are good"},
+                cause.os_errno());
+  }
+  half_restored_.clear();
+  VARVE_FAULT_POINT(restore_done);
+  return {};
+}
+
+Result<std::vector<ChunkRange>> EngineImplementation::chunks_to_fill(Region& region,
+                                                                     const storage::RegionRecord& record) {
+  // A rollback writes only what differs: the rest is not faulted in, and does not become a suspect. Not where nothing
+  // is known of the region's content, where chunks lie elsewhere, nor with `mprotect`, which is made writable as a
+  // whole.
+  const bool known = half_restored_.empty() && !region.capture_all.load() && region.tracking != nullptr &&
+                     region.tracking->back_end() != tracker::BackEndKind::mprotect;
+  if (!known || record.grid_offset != region.grid.grid_offset()) return all_chunks(record);
+  tracker::PageRuns suspects;
+  VARVE_TRY(region.tracking->cut(newest_epoch_.fetch_add(1) + 1, suspects));
+  std::vector<ChunkRange> chunks;
+  suspect_chunks(region, suspects, chunks);
+  return differing_chunks(region, record, chunks);
+}
+
+void EngineImplementation::adopt_restored(const ResolvedImage& resolved) {
+  const auto& manifest = resolved.manifest;
+  // A chain's images build on images of the same chain. After one of another chain the next image is full, and every
+  // chunk goes through the writer again, which takes those that the store has.
+  const bool own = manifest.chain == options_.chain;
+  image_writer_->set_line({own ? manifest.number : 0, resolved.ancestry.size() - 1});
+  for (const auto& record : manifest.regions) {
+    Region& region = *regions_.all().find(record.name)->second;
+    region.committed.names.forget_all();
+    const bool same_chunks =
+        own && record.grid_offset == region.grid.grid_offset() && record.excluded == region.exclusions->ranges;
+    region.capture_all.store(!same_chunks, std::memory_order_release);
+    if (!same_chunks) continue;
+    region.committed.names.overwrite(record);
+    cooler_->after_restore(region);
+  }
+}
+
+}  // namespace varve

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Images: chunks, frames, manifests and notes. Segments are in chain_writer_segments.cc.
+#include "storage/chain_writer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/fault_point.h"
+#include "base/log.h"
+#include "base/try.h"
+
+namespace varve::storage {
+namespace {
+
+constexpr unsigned kMaxThreads = 32;
+
+}  // namespace
+
+Result<std::unique_ptr<ChainWriter>> make_chain_writer(StoreImplementation& store, std::string chain,
+                                                       std::unique_ptr<ChainLock> lock) {
+  VARVE_TRY_ASSIGN(std::unique_ptr<WriteBuffers> buffers, WriteBuffers::create());
+  return std::unique_ptr<ChainWriter>(
+      new ChainWriterImplementation(store, std::move(chain), std::move(lock), std::move(buffers)));
+}
+
+ChainWriterImplementation::ChainWriterImplementation(StoreImplementation& store, std::string chain,
+                                                     std::unique_ptr<ChainLock> lock,
+                                                     std::unique_ptr<WriteBuffers> buffers)
+    : store_(store),
+      chain_(std::move(chain)),
+      lock_(std::move(lock)),
+      buffers_(std::move(buffers)),
+      writer_(random_number()),
+      next_number_(store.next_number(chain_)),
+      chooser_(store.options().compress),
+      stored_(store) {
+  const unsigned threads = std::min(store.options().threads, kMaxThreads);
+  if (threads > 1) encoder_ = std::make_unique<FrameEncoder>(threads);
+  ring_ = std::vector<FrameJob>(threads > 1 ? threads + 2 : 1);
+  count_memory();
+}
+
+ChainWriterImplementation::~ChainWriterImplementation() {
+  // Without close() nothing is sealed: the next writer of this chain recovers the segment.
+  if (begun_) abandon();
+  if (segment_ != nullptr) store_.left_open(ordinal_);
+  segment_.reset();
+  store_.count_writer_bytes(-static_cast<std::int64_t>(counted_memory_));
+}
+
+void ChainWriterImplementation::count_memory() {
+  const std::uint64_t frames = (ring_.size() * (encoder_ == nullptr ? 1 : 2) + 2) * kFrameRawBytes;
+  const std::uint64_t now = WriteBuffers::kBytes * WriteBuffers::kCount + frames + content_.memory_bytes();
+  store_.count_writer_bytes(static_cast<std::int64_t>(now) - static_cast<std::int64_t>(counted_memory_));
+  counted_memory_ = now;
+}
+
+Status ChainWriterImplementation::begin() {
+  VARVE_CHECK(!begun_);
+  if (lock_ == nullptr)
+    return fail(ErrorCode::invalid_argument, {fmt::format("beginning an image of chain '{}' refused", chain_),
+                                              "the chain's writer was closed", "open the chain again"});
+  VARVE_TRY_ASSIGN(store_lock_, lock_store_shared(store_.io()));
+  const auto ready = [&]() -> Status {
+    VARVE_TRY(store_.refresh_if_collected());
+    return ensure_segment();
+  }();
+  if (!ready) {
+    store_lock_.reset();
+    return ready;
+  }
+  start_commit();
+  counts_ = {};
+  begun_ = true;
+  return {};
+}
+
+void ChainWriterImplementation::start_commit() {
+  nonce_ = random_number();
+  records_ = 0;
+  combined_ = 0;
+}
+
+std::span<const std::byte> ChainWriterImplementation::find_pending(const ChunkName& name) const {
+  for (std::size_t i = 0; i <= background_; ++i) {
+    const FrameJob& job = ring_[(oldest_ + i) % ring_.size()];
+    std::size_t offset = 0;
+    for (const FrameChunk& chunk : job.chunks) {
+      if (chunk.name == name) return job.content().subspan(offset, chunk.bytes);
+      offset += chunk.bytes;
+    }
+  }
+  return {};
+}
+
+Status ChainWriterImplementation::add(const ChunkName& name, std::span<const std::byte> content,
+                                      std::uint32_t element_bytes) {
+  VARVE_CHECK(begun_ && !content.empty() && content.size() <= store_.chunk_bytes());
+  VARVE_AUDIT(store_.options().verify_on_dedup || name == store_.name_of(content));
+  if (broken_) return *broken_;
+  if (const auto pending = find_pending(name); !pending.empty()) {
+    const bool same = std::ranges::equal(pending, content);
+    VARVE_CHECK(same ||
+                store_.options().verify_on_dedup);  // free to look, here: equal names of other content are a bug
+    if (!same)
+      return fail(ErrorCode::corruption,
+                  {fmt::format("adding chunk {} to an image of chain '{}' refused", to_string(name), chain_),
+                   "another chunk of this image has the same name and other content",
+                   "the memory was shaped to deceive its hash: leave it out of the checkpoint"});
+    ++counts_.reused_chunks;
+    return {};
+  }
+  if (const auto place = store_.find_reusable(name, ordinal_)) {
+    if (store_.options().verify_on_dedup) VARVE_TRY(compare(name, *place, content));
+    ++counts_.reused_chunks;
+    return {};
+  }
+  auto appended = append_chunk(name, content, element_bytes);
+  if (!appended) broken_ = appended.error();
+  return appended;
+}
+
+Status ChainWriterImplementation::compare(const ChunkName& name, const ChunkPlace& place,
+                                          std::span<const std::byte> content) {
+  SegmentWriter* const own = place.segment == ordinal_ ? segment_.get() : nullptr;
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> stored, stored_.chunk(name, place, own));
+  if (std::ranges::equal(stored, content)) return {};
+  return fail(
+      ErrorCode::corruption,
+      {fmt::format("comparing chunk {} with the one that is stored under its name failed", to_string(name)),
+       fmt::format("the bytes in {} differ", to_string(StoredAt{store_.view(place.segment).file, place.offset})),
+       "the memory was shaped to deceive its hash, or the store is damaged: run `varve verify`"});
+}
+
+Status ChainWriterImplementation::confirm(const ChunkName& name, std::span<const std::byte> content) {
+  if (!store_.options().verify_on_dedup) return {};
+  if (const auto pending = find_pending(name); !pending.empty()) {
+    if (std::ranges::equal(pending, content)) return {};
+  } else if (const auto place = store_.find_chunk(name, {})) {
+    return compare(name, *place, content);
+  }
+  return fail(ErrorCode::corruption,
+              {fmt::format("comparing chunk {} with the one that is stored under its name failed", to_string(name)),
+               "there is none with these bytes", "take a full image, and run `varve verify` on the store"});
+}
+
+Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<const std::byte> content,
+                                               std::uint32_t element_bytes) {
+  const FrameJob& last = filling();
+  const bool full = last.raw_bytes + content.size() > kFrameRawBytes || last.chunks.size() == kFrameChunks;
+  if (full || (!last.chunks.empty() && element_bytes != last.element_bytes)) VARVE_TRY(flush_frame());
+  FrameJob& job = filling();
+  job.element_bytes = element_bytes;
+  std::memcpy(job.raw.get() + job.raw_bytes, content.data(), content.size());
+  job.raw_bytes += content.size();
+  job.chunks.push_back({name, static_cast<std::uint32_t>(content.size())});
+  ++counts_.new_chunks;
+  counts_.raw_bytes += content.size();
+  return {};
+}
+
+Status ChainWriterImplementation::flush_frame() {
+  FrameJob& job = filling();
+  if (job.chunks.empty()) return {};
+  job.choice = chooser_.choose(job.content(), job.element_bytes, scratch_);
+  if (encoder_ == nullptr) return encode_here(job);
+  encoder_->start(job);
+  ++background_;
+  return background_ == ring_.size() ? append_oldest() : Status();
+}
+
+Status ChainWriterImplementation::check_room() const {
+  if (segment_->offset() <= kMaxSegmentBytes - SegmentWriter::kMaxRoom) return {};
+  return fail(ErrorCode::unsupported,
+              {fmt::format("writing an image of chain '{}' refused", chain_),
+               fmt::format("{} would exceed its largest length", segment_->name()), "checkpoint fewer bytes at once"});
+}
+
+Status ChainWriterImplementation::encode_here(FrameJob& job) {
+  VARVE_TRY(check_room());
+  const std::size_t payload = max_frame_payload(job.chunks.size(), job.raw_bytes);
+  VARVE_TRY_ASSIGN(const std::span<std::byte> room,
+                   segment_->room(round_up(kRecordHeaderBytes + payload, kRecordAlignment)));
+  bool compressed = false;
+  const std::size_t bytes =
+      encode_frame(job.content(), job.chunks, job.choice, scratch_, room.subspan(kRecordHeaderBytes), compressed);
+  finish_frame(job, room, bytes, compressed);
+  return {};
+}
+
+Status ChainWriterImplementation::append_oldest() {
+  FrameJob& job = ring_[oldest_];
+  encoder_->wait(job);
+  VARVE_TRY(check_room());
+  VARVE_TRY_ASSIGN(const std::span<std::byte> room,
+                   segment_->room(round_up(kRecordHeaderBytes + job.payload_bytes, kRecordAlignment)));
+  std::memcpy(room.data() + kRecordHeaderBytes, job.payload.get(), job.payload_bytes);
+  finish_frame(job, room, job.payload_bytes, job.compressed);
+  oldest_ = (oldest_ + 1) % ring_.size();
+  --background_;
+  return {};
+}
+
+Status ChainWriterImplementation::append_all() {
+  VARVE_TRY(flush_frame());
+  while (background_ != 0) VARVE_TRY(append_oldest());
+  return {};
+}
+
+void ChainWriterImplementation::finish_frame(FrameJob& job, std::span<std::byte> record, std::size_t payload_bytes,
+                                             bool compressed) {
+  chooser_.learn(job.element_bytes, job.choice, compressed);
+  RecordHeader header;
+  header.type = RecordType::frame;
+  header.nonce = nonce_;
+  header.ordinal = records_++;
+  header.offset = segment_->offset();
+  encode_record_header(header, record.subspan(kRecordHeaderBytes, payload_bytes), key_,
+                       record.first<kRecordHeaderBytes>());
+  combined_ = combine_checksums(combined_, header.header_checksum, key_);
+  const std::size_t bytes = round_up(kRecordHeaderBytes + payload_bytes, kRecordAlignment);
+  std::memset(record.data() + kRecordHeaderBytes + payload_bytes, 0, bytes - kRecordHeaderBytes - payload_bytes);
+  segment_->advance(bytes);
+  const std::size_t first = content_.names.size();
+  for (const FrameChunk& chunk : job.chunks) content_.names.push_back(chunk.name);
+  content_.frames.push_back(
+      {header.offset, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(job.chunks.size())});
+  store_.index_frame(ordinal_, header.offset, std::span(content_.names).subspan(first));
+  job.clear();
+  VARVE_FAULT_POINT(frame_written);
+}
+
+void ChainWriterImplementation::clear_frames() {
+  for (FrameJob& job : ring_) {
+    if (encoder_ != nullptr) encoder_->wait(job);
+    job.clear();
+  }
+  oldest_ = background_ = 0;
+}
+
+Status ChainWriterImplementation::write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block,
+                                                std::uint64_t& offset) {
+  offset = segment_->offset();
+  block.begin = content_.end;
+  block.records = records_;
+  block.combined = combined_;
+  block.written_bytes =
+      round_up(offset + kRecordHeaderBytes + kCommitBlockBytes + content.size(), kBlockBytes) - block.begin;
+  std::vector<std::byte> payload(kCommitBlockBytes + content.size());
+  encode_commit_block(block, std::span<std::byte, kCommitBlockBytes>(payload.data(), kCommitBlockBytes));
+  std::ranges::copy(content, payload.begin() + kCommitBlockBytes);
+  RecordHeader record;
+  record.type = type;
+  record.nonce = nonce_;
+  record.ordinal = records_;
+  record.offset = offset;
+  std::array<std::byte, kRecordHeaderBytes> header;
+  encode_record_header(record, payload, key_, header);
+  VARVE_TRY(segment_->append(header));
+  VARVE_TRY(segment_->append(payload));
+  VARVE_TRY(segment_->pad(kBlockBytes));
+  VARVE_TRY(segment_->submit());
+  VARVE_FAULT_POINT(manifest_written);
+  VARVE_FAULT_POINT(image_before_sync);
+  VARVE_TRY(segment_->sync());
+  VARVE_FAULT_POINT(image_synced);
+  return {};
+}
+
+Status ChainWriterImplementation::check_number(const Manifest& manifest) {
+  const auto refused = [&](std::string cause) {
+    return fail(ErrorCode::invalid_argument,
+                {fmt::format("committing image {} of chain '{}' refused", manifest.number, manifest.chain),
+                 std::move(cause), fmt::format("use chain '{}' and number {} or above", chain_, next_number_)});
+  };
+  if (manifest.chain != chain_) return refused(fmt::format("this writer is of chain '{}'", chain_));
+  if (manifest.chunk_bytes != store_.chunk_bytes())
+    return refused(
+        fmt::format("its chunks have {} bytes, and the store's {}", manifest.chunk_bytes, store_.chunk_bytes()));
+  if (manifest.number >= next_number_) return {};
+  bool listed = false;
+  const std::uint64_t revision = store_.revision_of(chain_, manifest.number, listed);
+  if (!listed) return refused("the number was used before");
+  if (manifest.revision <= revision) return refused(fmt::format("its revision {} exists already", revision));
+  return {};
+}
+
+Result<Committed> ChainWriterImplementation::commit(const Manifest& manifest) {
+  VARVE_CHECK(begun_);
+  auto committed = [&]() -> Result<Committed> {
+    if (broken_) return *broken_;
+    VARVE_TRY(check_manifest(manifest));
+    VARVE_TRY(check_number(manifest));
+    return finish_commit(manifest);
+  }();
+  if (!committed) drop_image();
+  end_image();
+  return committed;
+}
+
+Result<Committed> ChainWriterImplementation::finish_commit(const Manifest& manifest) {
+  // From here on an error is one of the medium: the segment can't be trusted behind its last commit.
+  broken_ = fail(ErrorCode::io, {"writing an image failed", "the manifest was not flushed", "try again"});
+  VARVE_TRY(append_all());
+  VARVE_FAULT_POINT(image_before_manifest);
+  for ([[maybe_unused]] const RegionRecord& region : manifest.regions)
+    VARVE_AUDIT(std::ranges::all_of(region.names, [&](const ChunkName& name) { return store_.find_chunk(name, {}); }));
+  next_number_ = std::max(next_number_, manifest.number + 1);  // used up from now on, whatever happens
+  store_.raise_next_number(chain_, next_number_);
+  CommitBlock block;
+  block.raw_bytes = counts_.raw_bytes;
+  block.new_chunks = counts_.new_chunks;
+  std::uint64_t offset = 0;
+  const std::uint64_t begin_ns = monotonic_ns();
+  VARVE_TRY(write_closing(RecordType::manifest, encode_manifest(manifest), block, offset));
+  counts_.flush_ns = monotonic_ns() - begin_ns;
+  broken_.reset();
+  content_.end = segment_->offset();
+  content_.images.push_back(summarize(manifest, block, offset));
+  committed_frames_ = content_.frames.size();
+  committed_names_ = content_.names.size();
+  store_.committed_image(ordinal_, content_.images.back(), content_.end);
+  counts_.written_bytes = block.written_bytes;
+  counts_.durable = store_.file_system().durable;
+  VARVE_FAULT_POINT(image_committed);
+  return counts_;
+}
+
+void ChainWriterImplementation::end_image() {
+  begun_ = false;
+  broken_.reset();
+  clear_frames();
+  store_lock_.reset();
+  count_memory();
+}
+
+void ChainWriterImplementation::drop_image() {
+  clear_frames();
+  stored_.clear();
+  store_.unindex(ordinal_, std::span(content_.frames).subspan(committed_frames_),
+                 std::span(content_.names).subspan(committed_names_));
+  content_.frames.resize(committed_frames_);
+  content_.names.resize(committed_names_);
+  if (!broken_ && !segment_->rewind(content_.end))
+    broken_ = fail(ErrorCode::io, {"dropping an image failed", "a write failed", "go on"});
+  if (broken_) fail_segment();
+}
+
+void ChainWriterImplementation::abandon() {
+  if (!begun_) return;
+  drop_image();
+  end_image();
+}
+
+Status ChainWriterImplementation::check_listed(std::span<const std::uint64_t> numbers, std::string_view action) {
+  for (const std::uint64_t number : numbers) {
+    bool listed = false;
+    static_cast<void>(store_.revision_of(chain_, number, listed));
+    if (!listed)
+      return fail(ErrorCode::not_found, {fmt::format("{} image {} of chain '{}' refused", action, number, chain_),
+                                         "there is no such image", "look at `varve list` for those that exist"});
+  }
+  return {};
+}
+
+Status ChainWriterImplementation::retire(std::span<const std::uint64_t> numbers) {
+  VARVE_TRY(check_listed(numbers, "retiring"));
+  if (numbers.empty()) return {};
+  return write_note({NoteKind::retire, 0, chain_, {numbers.begin(), numbers.end()}, {}, {}});
+}
+
+Status ChainWriterImplementation::set_label(std::uint64_t number, std::string_view label) {
+  if (!label.empty()) VARVE_TRY(check_label(label));
+  VARVE_TRY(check_listed(std::span(&number, 1), "labelling"));
+  return write_note({NoteKind::label, 0, chain_, {number}, std::string(label), {}});
+}
+
+Status ChainWriterImplementation::pin(std::uint64_t number, bool pinned) {
+  VARVE_TRY(check_listed(std::span(&number, 1), pinned ? "pinning" : "unpinning"));
+  return write_note({pinned ? NoteKind::pin : NoteKind::unpin, 0, chain_, {number}, {}, {}});
+}
+
+Status ChainWriterImplementation::write_note(Note note) {
+  VARVE_TRY(begin());
+  note.sequence = store_.next_sequence(chain_);
+  const std::vector<std::byte> content = encode_note(note);
+  CommitBlock block;
+  std::uint64_t offset = 0;
+  auto written = write_closing(RecordType::note, content, block, offset);
+  if (!written) {
+    broken_ = written.error();
+    drop_image();
+  } else {
+    content_.end = segment_->offset();
+    content_.notes.push_back({offset, content});
+    store_.committed_note(ordinal_, note, content_.notes.back(), content_.end);
+  }
+  end_image();
+  return written;
+}
+
+}  // namespace varve::storage

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The ChainWriter of a store: chunks into frames, frames and a manifest into the open segment, one flush an image.
+//
+//     begin   add add add ...            commit                      the next image
+//        |     |  64 KiB of chunks: choose a filter, compress into   |
+//        |     |  the segment's buffer, index the places             |
+//        v     v                                                     v
+//     [image's frames, written as buffers fill][manifest][0]  flush
+//     ^ committed end: on abandon() the segment goes back to it; after a failed write or flush the segment is never
+//       written again and ends there by a note in the next one
+//
+// Threads: one at a time.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "storage/chain_lock.h"
+#include "storage/frame.h"
+#include "storage/frame_workers.h"
+#include "storage/segment_writer.h"
+#include "storage/store_implementation.h"
+#include "storage/stored_frames.h"
+
+namespace varve::storage {
+
+Result<std::unique_ptr<ChainWriter>> make_chain_writer(StoreImplementation& store, std::string chain,
+                                                       std::unique_ptr<ChainLock> lock);
+
+class ChainWriterImplementation final : public ChainWriter {
+ public:
+  ChainWriterImplementation(StoreImplementation& store, std::string chain, std::unique_ptr<ChainLock> lock,
+                            std::unique_ptr<WriteBuffers> buffers);
+  ~ChainWriterImplementation() override;
+
+  std::uint64_t next_number() const override { return next_number_; }
+  Status begin() override;
+  Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) override;
+  Status confirm(const ChunkName& name, std::span<const std::byte> content) override;
+  Result<Committed> commit(const Manifest& manifest) override;
+  void abandon() override;
+  Status retire(std::span<const std::uint64_t> numbers) override;
+  Status set_label(std::uint64_t number, std::string_view label) override;
+  Status pin(std::uint64_t number, bool pinned) override;
+  Status close() override;
+
+ private:
+  // Segments.
+  Status ensure_segment();
+  Status create_segment();
+  Status seal_segment();
+  /// After a failed write or flush: nothing behind the committed end counts any more.
+  void fail_segment();
+  std::vector<std::byte> seal_notes(const SegmentHeader& header, std::vector<FooterNote>& notes) const;
+
+  // Records.
+  Status append_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes);
+  /// Ends the frame being filled: encodes it here, or has it encoded in the background.
+  Status flush_frame();
+  Status encode_here(FrameJob& job);
+  /// Appends the oldest frame that is encoded in the background.
+  Status append_oldest();
+  Status append_all();
+  /// Puts the header before a payload that lies in `record` behind room for it, and enters the frame everywhere.
+  void finish_frame(FrameJob& job, std::span<std::byte> record, std::size_t payload_bytes, bool compressed);
+  Status check_room() const;
+  /// Closing record, padding, flush. `end`: of the commit, `offset`: of the record.
+  Status write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block, std::uint64_t& offset);
+  void start_commit();
+  Status write_note(Note note);
+  Status check_listed(std::span<const std::uint64_t> numbers, std::string_view action);
+  Status check_number(const Manifest& manifest);
+  Result<Committed> finish_commit(const Manifest& manifest);
+
+  // Images.
+  void drop_image();
+  void end_image();
+  /// The content of a chunk whose frame has no place yet; empty when there is none of that name.
+  std::span<const std::byte> find_pending(const ChunkName& name) const;
+  FrameJob& filling() { return ring_[(oldest_ + background_) % ring_.size()]; }
+  void clear_frames();
+  /// Whether the stored chunk has these bytes.
+  Status compare(const ChunkName& name, const ChunkPlace& place, std::span<const std::byte> content);
+  void count_memory();
+
+  StoreImplementation& store_;
+  const std::string chain_;
+  std::unique_ptr<ChainLock> lock_;
+  std::unique_ptr<WriteBuffers> buffers_;
+  const std::uint64_t writer_;
+  std::uint64_t next_segment_ = 1;
+  std::uint64_t next_number_;
+
+  std::unique_ptr<SegmentWriter> segment_;
+  SegmentHeader header_;
+  std::uint64_t key_ = 0;
+  std::uint32_t ordinal_ = 0;
+  Footer content_;  // of the open segment, the image being written included
+  std::size_t committed_frames_ = 0;
+  std::size_t committed_names_ = 0;
+  std::vector<SealedElsewhere> failed_segments_;  // to be sealed by notes in the next one
+
+  // The image.
+  bool begun_ = false;
+  std::unique_ptr<Lock> store_lock_;
+  std::optional<Error> broken_;  // a write failed: commit() says so
+  Committed counts_;
+  std::uint64_t nonce_ = 0;
+  std::uint32_t records_ = 0;
+  std::uint64_t combined_ = 0;
+
+  // Frames without a place: from `oldest_` on `background_` ones that are being encoded, then the one being filled.
+  FilterChooser chooser_;
+  FrameScratch scratch_;
+  std::vector<FrameJob> ring_;
+  std::size_t oldest_ = 0;
+  std::size_t background_ = 0;
+  std::unique_ptr<FrameEncoder> encoder_;  // null: one thread, all is done here
+
+  StoredFrames stored_;  // for verify_on_dedup
+  std::uint64_t counted_memory_ = 0;
+};
+
+}  // namespace varve::storage

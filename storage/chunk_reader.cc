@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/chunk_reader.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/os_error.h"
+#include "base/try.h"
+
+namespace varve::storage {
+namespace {
+
+constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
+constexpr std::size_t kBatchWindows = 8;
+constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
+constexpr std::size_t kInlineWindows = 2;                   // not worth a thread
+
+/// Memory for one batch: faulted in at once, which is some fifteen times cheaper than page by page.
+class ReadBuffer {
+ public:
+  static Result<std::unique_ptr<ReadBuffer>> create(std::size_t bytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return os_error("allocating a buffer to read chunks failed", errno);
+    constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14; advice: what fails is faulted in later
+    madvise(memory, bytes, kPopulateWrite);
+    madvise(memory, bytes, MADV_DONTFORK);
+    return std::unique_ptr<ReadBuffer>(new ReadBuffer({static_cast<std::byte*>(memory), bytes}));
+  }
+  ~ReadBuffer() { munmap(bytes_.data(), bytes_.size()); }
+  ReadBuffer(const ReadBuffer&) = delete;
+  ReadBuffer& operator=(const ReadBuffer&) = delete;
+
+  std::span<std::byte> at(std::size_t offset, std::size_t bytes) { return bytes_.subspan(offset, bytes); }
+
+ private:
+  explicit ReadBuffer(std::span<std::byte> bytes) : bytes_(bytes) {}
+  std::span<std::byte> bytes_;
+};
+
+}  // namespace
+
+struct ChunkReader::Window {
+  SegmentView segment;
+  std::uint32_t ordinal = 0;
+  std::uint64_t begin = 0;
+  std::span<const Wanted> items;
+  std::span<std::byte> buffer;
+  std::size_t got = 0;
+  bool read = false;
+};
+
+struct ChunkReader::Batch {
+  ChunkReader* reader = nullptr;
+  std::unique_ptr<ReadBuffer> buffer;
+  std::vector<Window> windows;
+  std::size_t running = 0;  // guarded by the reader's mutex_
+};
+
+Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
+                                          std::uint32_t chunk_bytes, FrameScratch& scratch) {
+  if (bytes.size() < kRecordHeaderBytes) return damaged("the frame", at, "the file ends before it");
+  VARVE_TRY_ASSIGN(const RecordHeader header, decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(
+                                                                       bytes.data(), kRecordHeaderBytes),
+                                                                   key, at, bytes.size() - kRecordHeaderBytes));
+  if (header.type != RecordType::frame) return damaged("the frame", at, "there is another record at its place");
+  const auto payload = bytes.subspan(kRecordHeaderBytes, static_cast<std::size_t>(header.payload_bytes));
+  if (!payload_matches(header, payload, key)) return damaged("the frame", at, "its checksum is wrong");
+  UnpackedFrame unpacked;
+  VARVE_TRY_ASSIGN(unpacked.frame, parse_frame(payload, chunk_bytes, at));
+  VARVE_TRY_ASSIGN(unpacked.raw, unpack_frame(unpacked.frame, scratch, at));
+  return unpacked;
+}
+
+Result<Manifest> read_manifest_record(File& file, const SegmentView& where, std::uint64_t offset) {
+  const StoredAt at{where.file, offset};
+  VARVE_TRY_ASSIGN(const std::uint64_t size, file.size_bytes());
+  const std::uint64_t end = std::min(size, where.end);
+  if (offset + kRecordHeaderBytes > end) return damaged("the manifest", at, "the file ends before it");
+  WindowReader reader(file, end);
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> block, reader.at(offset, kRecordHeaderBytes));
+  VARVE_TRY_ASSIGN(const RecordHeader header, decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(
+                                                                       block.data(), kRecordHeaderBytes),
+                                                                   where.key, at, end - offset - kRecordHeaderBytes));
+  if (header.type != RecordType::manifest || header.payload_bytes < kCommitBlockBytes)
+    return damaged("the manifest", at, "there is another record at its place");
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> payload,
+                   reader.at(offset + kRecordHeaderBytes, header.payload_bytes));
+  if (!payload_matches(header, payload, where.key)) return damaged("the manifest", at, "its checksum is wrong");
+  auto manifest = decode_manifest(payload.subspan(kCommitBlockBytes));
+  if (!manifest && manifest.error().code() == ErrorCode::corruption)
+    return damaged("the manifest", at, manifest.error().cause());
+  return manifest;
+}
+
+ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests,
+                         const DeliverChunk& deliver)
+    : store_(store), requests_(requests), deliver_(deliver) {}
+
+ChunkReader::~ChunkReader() = default;
+
+Status ChunkReader::run() {
+  VARVE_TRY(first_plan());
+  while (!plan_.empty()) {
+    VARVE_TRY_ASSIGN(const std::size_t done, run_plan());
+    VARVE_TRY(next_plan({plan_.begin() + static_cast<std::ptrdiff_t>(done), plan_.end()}));
+  }
+  return {};
+}
+
+Error ChunkReader::not_stored(const ChunkRequest& request) const {
+  return fail(ErrorCode::corruption,
+              {fmt::format("reading chunk {} of store {} failed", to_string(request.name), store_.io().directory()),
+               "no readable segment holds it",
+               "run `varve verify` on the store to see what is damaged or missing, and restore another image"});
+}
+
+Status ChunkReader::first_plan() {
+  VARVE_CHECK(requests_.size() < std::uint64_t{1} << 32);
+  plan_.reserve(requests_.size());
+  for (std::uint32_t i = 0; i < requests_.size(); ++i) {
+    const auto place = store_.find_chunk(requests_[i].name, {});
+    if (!place) return not_stored(requests_[i]);
+    plan_.push_back({*place, i});
+  }
+  std::ranges::sort(plan_, {}, &Wanted::place);
+  return {};
+}
+
+Status ChunkReader::next_plan(std::vector<Wanted> rest) {
+  plan_ = std::move(rest);
+  std::vector<Failure> failures;
+  {
+    const MutexLock lock(mutex_);
+    failures.swap(failures_);
+  }
+  const bool collected = std::ranges::any_of(
+      failures, [](const Failure& failure) { return failure.error.code() == ErrorCode::not_found; });
+  if (collected) VARVE_TRY(store_.refresh());  // garbage collection moved it: look again
+  for (const Failure& failure : failures) {
+    std::vector<ChunkPlace>& tried = tried_[failure.wanted.request];
+    tried.push_back(failure.wanted.place);
+    const auto place = store_.find_chunk(requests_[failure.wanted.request].name, tried);
+    if (!place && failure.error.code() == ErrorCode::not_found) return not_stored(requests_[failure.wanted.request]);
+    if (!place) return failure.error;
+    plan_.push_back({*place, failure.wanted.request});
+  }
+  std::ranges::sort(plan_, {}, &Wanted::place);
+  return {};
+}
+
+Result<std::size_t> ChunkReader::run_plan() {
+  // Two batches take turns: one is read while the other is unpacked.
+  std::array<Batch, 2> batches;
+  std::size_t next = 0;
+  for (std::size_t turn = 0; next < plan_.size(); ++turn) {
+    Batch& batch = batches[turn % 2];
+    wait_for(batch);
+    {
+      const MutexLock lock(mutex_);
+      if (!failures_.empty()) break;
+    }
+    batch.reader = this;
+    next = plan_windows(next, batch);
+    std::size_t bytes = 0;
+    for (const Window& window : batch.windows) bytes += window.buffer.size();
+    const bool all_here = turn == 0 && next == plan_.size() && batch.windows.size() <= kInlineWindows;
+    if (batch.buffer == nullptr) {
+      // Sized for what is left at most: a single chunk does not cost a whole batch of memory.
+      auto buffer = ReadBuffer::create(next == plan_.size() && turn < 2 ? bytes : kBatchWindows * kWindowBytes);
+      if (!buffer) {
+        wait_for(batches[(turn + 1) % 2]);
+        return buffer.error();
+      }
+      batch.buffer = std::move(*buffer);
+    }
+    std::size_t at = 0;
+    for (Window& window : batch.windows) {
+      window.buffer = batch.buffer->at(at, window.buffer.size());
+      at += window.buffer.size();
+    }
+    read_windows(batch);
+    decode_windows(batch, all_here);
+  }
+  wait_for(batches[0]);
+  wait_for(batches[1]);
+  return next;
+}
+
+std::size_t ChunkReader::plan_windows(std::size_t first, Batch& batch) {
+  batch.windows.clear();
+  while (first < plan_.size() && batch.windows.size() < kBatchWindows) {
+    Window window;
+    window.ordinal = plan_[first].place.segment;
+    window.segment = store_.view(window.ordinal);
+    window.begin = round_down(plan_[first].place.offset, kIoAlignment);
+    std::uint64_t end = plan_[first].place.offset + kMaxFrameRecord;
+    std::size_t last = first + 1;
+    for (; last < plan_.size(); ++last) {
+      const ChunkPlace& place = plan_[last].place;
+      const std::uint64_t place_end = place.offset + kMaxFrameRecord;
+      if (place.segment != window.ordinal || place.offset > end + kMaxGap || place_end - window.begin > kWindowBytes)
+        break;
+      end = place_end;
+    }
+    end = std::max(std::min(end, window.segment.end), window.begin);  // a view that is gone ends at 0
+    // Only its size, here; read_windows() has memory for it.
+    window.buffer = {static_cast<std::byte*>(nullptr),
+                     static_cast<std::size_t>(round_up(end - window.begin, kIoAlignment))};
+    window.items = std::span(plan_).subspan(first, last - first);
+    batch.windows.push_back(std::move(window));
+    first = last;
+  }
+  return first;
+}
+
+void ChunkReader::read_windows(Batch& batch) {
+  for (std::size_t first = 0; first < batch.windows.size();) {
+    std::size_t last = first;
+    std::vector<ReadRequest> reads;
+    for (; last < batch.windows.size() && batch.windows[last].ordinal == batch.windows[first].ordinal; ++last)
+      reads.push_back({batch.windows[last].begin, batch.windows[last].buffer});
+    const std::span<Window> windows = std::span(batch.windows).subspan(first, last - first);
+    first = last;
+    const std::string& name = windows.front().segment.file;
+    auto file = name.empty() ? Result<std::unique_ptr<File>>(os_error("reading a collected segment failed", ENOENT))
+                             : store_.io().open(name, OpenMode::read);
+    Status read = file ? (*file)->read_batch(reads) : Status(file.error());
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      windows[i].read = read.has_value();
+      windows[i].got = reads[i].read_bytes;
+      if (!read) failed(windows[i].items, read.error());
+    }
+  }
+}
+
+void ChunkReader::decode_windows(Batch& batch, bool here) {
+  if (!here && threads_ == nullptr) threads_ = IoThreads::share(std::max(1U, store_.options().threads));
+  {
+    const MutexLock lock(mutex_);
+    batch.running = batch.windows.size();
+  }
+  for (std::size_t i = 0; i < batch.windows.size(); ++i)
+    if (here || !threads_->submit({&decode_job, &batch, i})) decode_job(&batch, i);
+}
+
+void ChunkReader::decode_job(void* context, std::uint64_t window) {
+  auto* batch = static_cast<Batch*>(context);
+  ChunkReader& reader = *batch->reader;
+  std::unique_ptr<FrameScratch> scratch = reader.scratches_.take();
+  if (batch->windows[window].read) reader.decode(batch->windows[window], *scratch);
+  reader.scratches_.give(std::move(scratch));
+  const MutexLock lock(reader.mutex_);
+  --batch->running;
+  reader.changed_.notify_all();
+}
+
+void ChunkReader::wait_for(Batch& batch) {
+  const MutexLock lock(mutex_);
+  while (batch.running != 0) changed_.wait(mutex_);
+}
+
+void ChunkReader::decode(const Window& window, FrameScratch& scratch) {
+  std::span<const Wanted> items = window.items;
+  while (!items.empty()) {
+    const std::uint64_t offset = items.front().place.offset;
+    const auto other = std::ranges::find_if(items, [&](const Wanted& item) { return item.place.offset != offset; });
+    const std::span<const Wanted> of_frame(items.begin(), other);
+    items = items.subspan(of_frame.size());
+    const StoredAt at{window.segment.file, offset};
+    const std::size_t from = std::min(static_cast<std::size_t>(offset - window.begin), window.got);
+    auto unpacked = unpack_frame_record(std::span<const std::byte>(window.buffer).subspan(from, window.got - from),
+                                        window.segment.key, at, store_.chunk_bytes(), scratch);
+    if (unpacked)
+      deliver_frame(of_frame, *unpacked, at);
+    else
+      failed(of_frame, unpacked.error());
+  }
+}
+
+void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at) {
+  std::size_t next = 0;
+  const auto fail_rest = [&](std::string cause) {
+    failed(items.subspan(next), damaged("the frame", at, std::move(cause)));
+  };
+  std::span<const std::byte> raw = unpacked.raw;
+  for (std::uint32_t slot = 0; slot < unpacked.frame.chunks && next < items.size(); ++slot) {
+    const FrameChunk chunk = unpacked.frame.chunk(slot);
+    const std::span<const std::byte> content = raw.first(chunk.bytes);
+    raw = raw.subspan(chunk.bytes);
+    if (items[next].place.slot != slot) continue;
+    if (store_.name_of(content) != chunk.name)
+      return fail_rest(fmt::format("the content of chunk {} of it has another name", slot));
+    for (; next < items.size() && items[next].place.slot == slot; ++next) {
+      const ChunkRequest& request = requests_[items[next].request];
+      if (chunk.name != request.name || chunk.bytes != request.bytes)
+        return fail_rest(fmt::format("chunk {} of it has {} bytes and the name {}, and {} bytes of {} were asked for",
+                                     slot, chunk.bytes, to_string(chunk.name), request.bytes, to_string(request.name)));
+      deliver_(request.tag, content);
+    }
+  }
+  if (next != items.size()) fail_rest("it has fewer chunks than the index says");
+}
+
+void ChunkReader::failed(std::span<const Wanted> items, const Error& error) {
+  const MutexLock lock(mutex_);
+  for (const Wanted& item : items) failures_.push_back({item, error});
+}
+
+}  // namespace varve::storage

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ChunkReader: one call of Store::read_chunks().
+//
+//     requests --sort by place--> windows of up to 1 MiB --read_batch--> frames: check, unpack, check names --> deliver
+//                                 (caller's thread, one batch ahead)     (worker threads)
+//
+// Memory is bounded by two batches of windows and the sorted list. A chunk whose frame turns out damaged is looked for
+// at another place before the call fails.
+//
+// Threads: run() by one; it starts workers of its own where there is enough to do.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/mutex.h"
+#include "storage/frame.h"
+#include "storage/frame_workers.h"
+#include "storage/io_threads.h"
+#include "storage/store_implementation.h"
+
+namespace varve::storage {
+
+/// A frame record at `at.offset`, checked and unpacked. `bytes` begins with its header and may go on behind its end.
+struct UnpackedFrame {
+  FrameView frame;
+  std::span<const std::byte> raw;
+};
+Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
+                                          std::uint32_t chunk_bytes, FrameScratch& scratch);
+
+/// The manifest in the record at `offset`.
+Result<Manifest> read_manifest_record(File& file, const SegmentView& where, std::uint64_t offset);
+
+/// Largest frame record, padding included.
+inline constexpr std::size_t kMaxFrameRecord =
+    round_up(kRecordHeaderBytes + max_frame_payload(kFrameChunks, kFrameRawBytes), kRecordAlignment);
+
+class ChunkReader {
+ public:
+  ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, const DeliverChunk& deliver);
+  ~ChunkReader();
+  Status run();
+
+ private:
+  struct Wanted {
+    ChunkPlace place;
+    std::uint32_t request = 0;
+  };
+  struct Window;
+  struct Batch;
+  struct Failure {
+    Wanted wanted;
+    Error error;
+  };
+
+  Status first_plan();
+  /// `rest`, and other places for what failed; the error when there is none.
+  Status next_plan(std::vector<Wanted> rest);
+  /// How much of the plan was done: it ends early after a failure, which is most likely for good.
+  Result<std::size_t> run_plan();
+  std::size_t plan_windows(std::size_t first, Batch& batch);
+  void read_windows(Batch& batch);
+  void decode_windows(Batch& batch, bool here);
+  void wait_for(Batch& batch);
+  void decode(const Window& window, FrameScratch& scratch);
+  void deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at);
+  void failed(std::span<const Wanted> items, const Error& error);
+  static void decode_job(void* batch, std::uint64_t window);
+  Error not_stored(const ChunkRequest& request) const;
+
+  StoreImplementation& store_;
+  std::span<const ChunkRequest> requests_;
+  const DeliverChunk& deliver_;
+  std::vector<Wanted> plan_;
+  std::map<std::uint32_t, std::vector<ChunkPlace>> tried_;  // by request
+  std::shared_ptr<IoThreads> threads_;
+  ScratchPool scratches_;
+
+  Mutex mutex_;
+  Condition changed_;
+  std::vector<Failure> failures_ VARVE_GUARDED_BY(mutex_);
+};
+
+}  // namespace varve::storage

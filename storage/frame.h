@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Frames: up to 64 KiB of chunks, filtered and compressed together (docs/formats/segment.md, frame).
+//
+// FilterChooser finds out on samples what pays for which data; encode_frame() does it; parse_frame() and unpack_frame()
+// trust nothing. A FilterChooser is used by one thread; the functions are pure.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "storage/chunk_name.h"
+#include "storage/format.h"
+#include "storage/shuffle.h"
+
+namespace varve::storage {
+
+enum class Codec : std::uint8_t { none = 0, lz4 = 1 };
+enum class Filter : std::uint8_t { none = 0, shuffle = 1, difference = 2 };
+
+struct FrameChunk {
+  ChunkName name;
+  std::uint32_t bytes = 0;
+};
+
+struct FrameChoice {
+  Codec codec = Codec::none;
+  Filter filter = Filter::none;
+  std::uint16_t element_bytes = 0;  ///< of the shuffle
+};
+
+inline constexpr std::size_t kFrameFixedBytes = 16;
+inline constexpr std::size_t kFrameChunkBytes = 20;
+
+constexpr std::size_t max_frame_payload(std::size_t chunks, std::size_t raw_bytes) {
+  return kFrameFixedBytes + chunks * kFrameChunkBytes + raw_bytes;
+}
+
+/// Memory that compression and unpacking need; one per thread.
+class FrameScratch {
+ public:
+  FrameScratch();
+  ~FrameScratch();
+  FrameScratch(FrameScratch&&) noexcept;
+  FrameScratch& operator=(FrameScratch&&) noexcept;
+
+  std::span<std::byte> filtered() { return {filtered_.get(), kFrameRawBytes}; }
+  std::span<std::byte> packed() { return {packed_.get(), kFrameRawBytes}; }
+  void* lz4_state() { return lz4_state_.get(); }
+
+ private:
+  std::unique_ptr<std::byte[]> filtered_;
+  std::unique_ptr<std::byte[]> packed_;
+  std::unique_ptr<std::uint64_t[]> lz4_state_;
+};
+
+/// Decides codec and filter of each frame, by the elements' size: samples a frame now and then, and between the
+/// samples repeats what paid. Data that does not compress is found out and left alone, probed again ever more rarely.
+class FilterChooser {
+ public:
+  explicit FilterChooser(bool compress) : compress_(compress) {}
+
+  FrameChoice choose(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch);
+  /// What became of it: whether LZ4 won enough to be used.
+  void learn(std::uint32_t element_bytes, const FrameChoice& choice, bool compressed);
+
+ private:
+  struct Learned {
+    FrameChoice choice;
+    std::uint32_t frames_to_probe = 0;
+    std::uint32_t raw_interval = 4;  ///< frames between probes while raw; doubles up to a bound
+    std::uint32_t misses = 0;
+  };
+  void probe(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch, Learned& learned);
+
+  bool compress_;
+  std::array<Learned, kMaxElementBytes + 1> learned_;  // by element size; 0: unknown or larger
+};
+
+/// Writes the payload; returns its length. `compressed` tells whether the codec of the choice was kept.
+/// REQUIRES: raw is the chunks one behind the other; `into` has max_frame_payload() bytes.
+std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameChunk> chunks, FrameChoice choice,
+                         FrameScratch& scratch, std::span<std::byte> into, bool& compressed);
+
+/// A frame's payload, checked for form; points into it.
+struct FrameView {
+  FrameChoice choice;
+  std::uint32_t chunks = 0;
+  std::uint32_t raw_bytes = 0;
+  std::span<const std::byte> table;
+  std::span<const std::byte> stored;
+
+  FrameChunk chunk(std::uint32_t index) const;
+};
+
+/// `chunk_bytes`: of the store. Unknown codecs and filters are `unsupported`, by name.
+Result<FrameView> parse_frame(std::span<const std::byte> payload, std::uint32_t chunk_bytes, const StoredAt& at);
+/// The raw bytes; they lie in the payload or in the scratch, until its next use.
+Result<std::span<const std::byte>> unpack_frame(const FrameView& frame, FrameScratch& scratch, const StoredAt& at);
+
+}  // namespace varve::storage

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Frames on several threads: scratch memory that is handed around, and encoding in the background.
+//
+// Threads: ScratchPool any; FrameEncoder one, besides its own workers.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/mutex.h"
+#include "storage/frame.h"
+#include "storage/io_threads.h"
+
+namespace varve::storage {
+
+class ScratchPool {
+ public:
+  std::unique_ptr<FrameScratch> take();
+  void give(std::unique_ptr<FrameScratch> scratch);
+
+ private:
+  Mutex mutex_;
+  std::vector<std::unique_ptr<FrameScratch>> free_ VARVE_GUARDED_BY(mutex_);
+};
+
+/// A frame between its first chunk and its place in the segment.
+struct FrameJob {
+  FrameJob();
+
+  std::unique_ptr<std::byte[]> raw;  ///< kFrameRawBytes
+  std::size_t raw_bytes = 0;
+  std::uint32_t element_bytes = 0;
+  std::vector<FrameChunk> chunks;
+  FrameChoice choice;
+  // Out: when encoded in the background.
+  std::unique_ptr<std::byte[]> payload;
+  std::size_t payload_bytes = 0;
+  bool compressed = false;
+  bool running = false;  // guarded by the encoder's mutex_
+
+  std::span<const std::byte> content() const { return {raw.get(), raw_bytes}; }
+  void clear();
+};
+
+class FrameEncoder {
+ public:
+  explicit FrameEncoder(unsigned threads);
+  ~FrameEncoder();
+
+  /// Encodes in the background. REQUIRES: the job stays where it is until wait().
+  void start(FrameJob& job);
+  void wait(FrameJob& job);
+
+ private:
+  static void run(void* encoder, std::uint64_t job);
+
+  ScratchPool scratches_;
+  std::shared_ptr<IoThreads> threads_;
+  Mutex mutex_;
+  Condition changed_;
+};
+
+}  // namespace varve::storage

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/io_threads.h"
+
+#include <signal.h>
+
+namespace varve::storage {
+
+std::shared_ptr<IoThreads> IoThreads::share(unsigned threads_max) {
+  return std::shared_ptr<IoThreads>(new IoThreads(threads_max), [](IoThreads* threads) {
+    if (threads->owner_.is_this()) delete threads;
+  });
+}
+
+IoThreads::~IoThreads() {
+  std::vector<pthread_t> threads;
+  {
+    MutexLock lock(mutex_);
+    ending_ = true;
+    threads.swap(threads_);
+  }
+  changed_.notify_all();
+  for (const pthread_t thread : threads) pthread_join(thread, nullptr);
+}
+
+bool IoThreads::submit(const Job& job) {
+  {
+    MutexLock lock(mutex_);
+    if (idle_ <= queue_.size() && threads_.size() < threads_max_) start_thread();
+    if (threads_.empty()) return false;
+    queue_.push_back(job);
+  }
+  changed_.notify_one();
+  return true;
+}
+
+void IoThreads::start_thread() {
+  // Signals belong to the program's threads. Blocked before the thread begins, so that not even the first instant is
+  // open.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_t thread{};
+  if (pthread_create(&thread, nullptr, &main, this) == 0) {
+    pthread_setname_np(thread, "varve-io");
+    threads_.push_back(thread);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void* IoThreads::main(void* self) {
+  static_cast<IoThreads*>(self)->run();
+  return nullptr;
+}
+
+void IoThreads::run() {
+  MutexLock lock(mutex_);
+  while (true) {
+    ++idle_;
+    while (queue_.empty() && !ending_) changed_.wait(mutex_);
+    --idle_;
+    if (queue_.empty()) return;
+    const Job job = queue_.front();
+    queue_.pop_front();
+    mutex_.unlock();
+    job.run(job.context, job.argument);
+    mutex_.lock();
+  }
+}
+
+}  // namespace varve::storage

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SegmentWriter: the open end of one segment. Bytes go into a ring of aligned buffers; full ones are written while the
+// next is being filled, so that hashing and compressing overlap with the disk.
+//
+//     file     ... | written | in flight ...      | buffer being filled |        preallocated        |
+//                            ^ ring of buffers    ^ buffer_begin_       ^ offset()
+//
+// Every write begins and ends at a multiple of kIoAlignment; the last partial block of a buffer moves to the next one.
+// What was not synced may be taken back by rewind(). After any error the object may only be destroyed.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "storage/io.h"
+#include "storage/record.h"
+
+namespace varve::storage {
+
+/// The ring's memory: page-aligned, faulted in as it is first used, not inherited by forks (pinned pages would be
+/// copied within the fork). Outlives the SegmentWriters that use it, so that it stays warm.
+class WriteBuffers {
+ public:
+  static constexpr std::size_t kBytes = std::size_t{512} << 10;
+  static constexpr std::size_t kCount = 8;
+
+  static Result<std::unique_ptr<WriteBuffers>> create();
+  ~WriteBuffers();
+  WriteBuffers(const WriteBuffers&) = delete;
+  WriteBuffers& operator=(const WriteBuffers&) = delete;
+
+  std::span<std::byte> at(std::size_t index) { return {memory_ + index * kBytes, kBytes}; }
+
+ private:
+  explicit WriteBuffers(std::byte* memory) : memory_(memory) {}
+  std::byte* memory_;
+};
+
+struct SegmentWriterOptions {
+  std::uint64_t preallocate_bytes = 0;  ///< largest step; 0: none
+};
+
+class SegmentWriter {
+ public:
+  /// Makes the file: header and `notes` (whole commits that follow it) under a temporary name, flushed, then named.
+  /// REQUIRES: byte 0 of the lock file is held; notes are a multiple of kBlockBytes.
+  static Result<std::unique_ptr<SegmentWriter>> create(Io& io, WriteBuffers& buffers, const SegmentHeader& header,
+                                                       std::span<const std::byte> notes,
+                                                       const SegmentWriterOptions& options);
+  ~SegmentWriter();
+  SegmentWriter(const SegmentWriter&) = delete;
+  SegmentWriter& operator=(const SegmentWriter&) = delete;
+
+  /// Largest span that room() gives.
+  static constexpr std::size_t kMaxRoom = std::size_t{128} << 10;
+
+  const std::string& name() const { return name_; }
+  /// Where the next byte goes.
+  std::uint64_t offset() const { return buffer_begin_ + fill_; }
+  /// Memory at the current offset for `bytes` that are written in place, then advance()d over.
+  Result<std::span<std::byte>> room(std::size_t bytes);
+  void advance(std::size_t bytes);
+  Status append(std::span<const std::byte> bytes);
+  /// Zeros up to a multiple of `alignment`, at most kBlockBytes.
+  Status pad(std::size_t alignment);
+  /// Writes what is buffered. REQUIRES: offset() is a multiple of kBlockBytes.
+  Status submit();
+  /// Submits, waits, and makes all of it durable.
+  Status sync();
+  /// Forgets what lies behind `offset` once its writes have ended. REQUIRES: a multiple of kBlockBytes, synced.
+  Status rewind(std::uint64_t offset);
+  /// Cuts the file at offset(); sync() makes it durable.
+  Status truncate();
+  /// Reads bytes that were appended, also those not written yet.
+  Status read_back(std::uint64_t offset, std::span<std::byte> into);
+
+ private:
+  SegmentWriter(Io& io, WriteBuffers& buffers, std::string name, const SegmentWriterOptions& options);
+  Status next_buffer();
+  Status submit_up_to(std::size_t bytes);
+  void preallocate(std::uint64_t until);
+  void restart_buffer(std::uint64_t offset);
+
+  Io& io_;
+  std::string name_;
+  SegmentWriterOptions options_;
+  std::unique_ptr<File> file_;
+  WriteBuffers& buffers_;
+  std::array<std::uint64_t, WriteBuffers::kCount> last_write_{};  // of each buffer: how many writes must have ended
+  std::size_t current_ = 0;
+  std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
+  std::size_t fill_ = 0;
+  std::size_t submitted_ = 0;    // bytes of the current buffer that were written already
+  std::uint64_t writes_ = 0;     // submitted so far
+  std::uint64_t allocated_ = 0;  // end of the preallocated part
+  std::uint64_t next_step_ = std::uint64_t{4} << 20;
+};
+
+}  // namespace varve::storage

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The inside of a Store: its segments, index and catalogue in memory, kept in step with the directory.
+//
+//     inventory, segments/*.seg  --load, refresh-->  segments_  --frames-->  index_       chunk name -> place
+//                                                              --manifests, notes-->  catalogue_   images
+//
+// A segment has a number (ordinal) within the process, never used twice; it stays in the table, marked gone, when its
+// file has been collected.
+//
+// Threads: any. mutex_ guards what is in memory and is held for short times; refresh_mutex_ serialises reading the
+// directory and is taken first.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "storage/catalogue.h"
+#include "storage/chunk_index.h"
+#include "storage/inventory.h"
+#include "storage/segment_load.h"
+#include "storage/store.h"
+#include "storage/store_file.h"
+
+namespace varve::storage {
+
+/// A segment in memory, without its frames and names: those are in the index.
+struct Segment {
+  std::uint32_t ordinal = 0;
+  SegmentName name;
+  SegmentHeader header;
+  std::uint64_t key = 0;
+  SegmentState state = SegmentState::open;
+  bool ours = false;  ///< a ChainWriter of this Store writes it
+  bool gone = false;  ///< collected
+  bool unreadable = false;
+  /// Its seal is known to be durable: it was flushed by this process, or is in the inventory. A footer that is merely
+  /// seen may be in the page cache only, after its writer's flush failed.
+  bool recorded = false;
+  std::uint64_t end = 0;          ///< of what was accepted
+  std::uint64_t durable_end = 0;  ///< chunks below may be named by any new image
+  std::uint64_t file_bytes = 0;
+  std::uint64_t footer_checksum = 0;
+  std::vector<FooterImage> images;
+  std::vector<FooterNote> notes;
+  std::vector<std::string> damage;
+};
+
+/// What reading needs to know of a segment; a copy.
+struct SegmentView {
+  std::string file;
+  std::uint64_t key = 0;
+  std::uint64_t end = 0;
+};
+
+class StoreImplementation final : public Store {
+ public:
+  StoreImplementation(std::unique_ptr<Io> io, const StoreOptions& options, const StoreIdentity& identity);
+
+  Io& io() override { return *io_; }
+  std::string id() const override;
+  std::uint32_t chunk_bytes() const override { return identity_.chunk_bytes; }
+  const HashSecret& secret() const override { return identity_.secret; }
+  std::vector<ImageSummary> images() override;
+  Result<ImageSummary> newest_image(std::string_view chain) override;
+  std::vector<std::string> damage() override;
+  Status refresh() override;
+  Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) override;
+  Status read_chunks(std::span<const ChunkRequest> requests, const DeliverChunk& deliver) override;
+  Result<std::unique_ptr<ChainWriter>> open_chain(std::string_view chain) override;
+  StoreStatistics statistics() override;
+
+  // For the chunk reader and the chain writers.
+  const StoreOptions& options() const { return options_; }
+  const StoreIdentity& identity() const { return identity_; }
+  const FileSystemTraits& file_system() const { return file_system_; }
+  Status load_file_system();
+  /// refresh(), when garbage collection has been at work since the last time. REQUIRES: the store's byte is held.
+  Status refresh_if_collected();
+  /// A place of this chunk that is not among `tried`.
+  std::optional<ChunkPlace> find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried);
+  /// A place that an image in segment `own` may name: durable, or in `own`.
+  std::optional<ChunkPlace> find_reusable(const ChunkName& name, std::uint32_t own);
+  SegmentView view(std::uint32_t ordinal);
+
+  // For the chain writers; each keeps index, catalogue and table in step.
+  std::uint32_t add_own_segment(const SegmentHeader& header, std::vector<FooterNote> notes, std::uint64_t end);
+  void index_frame(std::uint32_t ordinal, std::uint64_t offset, std::span<const ChunkName> names);
+  void unindex(std::uint32_t ordinal, std::span<const FooterFrame> frames, std::span<const ChunkName> names);
+  void committed_image(std::uint32_t ordinal, const FooterImage& image, std::uint64_t end);
+  void committed_note(std::uint32_t ordinal, const Note& note, const FooterNote& content, std::uint64_t end);
+  /// A segment of ours was sealed, by its own footer or (footer_checksum 0) to be sealed by a note.
+  void sealed(std::uint32_t ordinal, std::uint64_t file_bytes, std::uint64_t footer_checksum);
+  void forget(std::uint32_t ordinal);     ///< its file was removed
+  void left_open(std::uint32_t ordinal);  ///< its writer is gone without sealing it
+  std::uint64_t next_number(std::string_view chain);
+  std::uint64_t next_sequence(std::string_view chain);
+  std::uint64_t revision_of(std::string_view chain, std::uint64_t number, bool& listed);
+  void raise_next_number(const std::string& chain, std::uint64_t next);
+  std::uint64_t inventory_generation();
+  /// Writes a new inventory: the old one merged with what this store knows of its segments and of this chain.
+  /// REQUIRES: the chain's lock is held.
+  Status record_inventory(const std::string& chain);
+  /// Seals what killed writers of this chain left open. REQUIRES: the chain's lock is held.
+  Status recover_chain(const std::string& chain);
+  void count_writer_bytes(std::int64_t change);
+
+ private:
+  Status refresh_locked() VARVE_REQUIRES(refresh_mutex_);
+  /// Segments whose files are not what the table says: names to load, and numbers to drop.
+  void compare_table(const std::vector<SegmentName>& names, std::vector<SegmentName>& load,
+                     std::vector<std::uint32_t>& drop) VARVE_REQUIRES(mutex_);
+  void take(LoadedSegment&& loaded) VARVE_REQUIRES(mutex_);
+  void drop(std::uint32_t ordinal) VARVE_REQUIRES(mutex_);
+  void rebuild_catalogue() VARVE_REQUIRES(mutex_);
+  void add_to_catalogue(const Segment& segment) VARVE_REQUIRES(mutex_);
+  void note_inventory(const Result<Inventory>& inventory, const std::vector<SegmentName>& names) VARVE_REQUIRES(mutex_);
+  Inventory merged_inventory(const Result<Inventory>& current, const std::vector<SegmentName>& files,
+                             const std::string& chain) VARVE_REQUIRES(mutex_);
+  ImageSummary summary(const std::string& chain, const Catalogue::Image& image, const std::string& label, bool pinned)
+      VARVE_REQUIRES(mutex_);
+  Segment& segment(std::uint32_t ordinal) VARVE_REQUIRES(mutex_) { return segments_[ordinal - 1]; }
+  Status recover_segment(std::uint32_t ordinal, const SegmentName& name);
+
+  const std::unique_ptr<Io> io_;
+  const StoreOptions options_;
+  const StoreIdentity identity_;
+  FileSystemTraits file_system_;
+
+  Mutex refresh_mutex_;
+  Mutex mutex_;
+  std::vector<Segment> segments_ VARVE_GUARDED_BY(mutex_);  // by ordinal, from 1
+  std::map<SegmentName, std::uint32_t> by_name_ VARVE_GUARDED_BY(mutex_);
+  ChunkIndex index_ VARVE_GUARDED_BY(mutex_);
+  Catalogue catalogue_ VARVE_GUARDED_BY(mutex_);
+  Inventory inventory_ VARVE_GUARDED_BY(mutex_);
+  std::vector<std::string> damage_ VARVE_GUARDED_BY(mutex_);  // of no single segment
+  std::uint64_t writer_bytes_ VARVE_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace varve::storage

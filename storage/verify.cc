@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/verify.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/try.h"
+#include "storage/chain_lock.h"
+#include "storage/verify_run.h"
+
+namespace varve::storage {
+namespace {
+
+constexpr std::size_t kMaxFindings = 10'000;
+constexpr int kMaxRuns = 3;
+
+bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
+
+VerifyFinding finding(std::string file, std::uint64_t offset, std::uint64_t bytes, std::string what) {
+  VerifyFinding found;
+  found.file = std::move(file);
+  found.offset = offset;
+  found.bytes = bytes;
+  found.what = std::move(what);
+  return found;
+}
+
+}  // namespace
+
+void VerifyRun::found(VerifyFinding one) {
+  report_.status = VerifyStatus::damage;
+  if (report_.findings.size() < kMaxFindings)
+    report_.findings.push_back(std::move(one));
+  else
+    ++report_.findings_left_out;
+}
+
+Result<VerifyReport> VerifyRun::run() {
+  VARVE_TRY(check_inventory());
+  VARVE_TRY_ASSIGN(std::vector<SegmentName> names, list_segments(io_));
+  if (inventory_)
+    for (const auto& [name, line] : inventory_->segments)
+      if (!std::ranges::binary_search(names, name))
+        found(finding(to_string(name), 0, line.bytes, "the file is missing"));
+  std::ranges::reverse(names);  // a writer's later segments first: their notes tell where an earlier one ends
+  for (const SegmentName& name : names) VARVE_TRY(check_segment(name));
+  VARVE_TRY(check_images());
+  check_newest();
+  if (report_.status == VerifyStatus::good && !report_.unfinished.empty()) report_.status = VerifyStatus::unfinished;
+  return std::move(report_);
+}
+
+Status VerifyRun::check_inventory() {
+  auto inventory = read_inventory(io_, identity_.id);
+  if (inventory) {
+    inventory_ = std::move(*inventory);
+    generation_ = inventory_->generation;
+    return {};
+  }
+  const Error& error = inventory.error();
+  if (!is_damage(error) && error.code() != ErrorCode::not_found) return error;
+  found(finding(std::string(kInventoryFile), 0, 0,
+                error.code() == ErrorCode::not_found ? "the file is missing" : error.cause()));
+  return {};
+}
+
+Status VerifyRun::check_segment(const SegmentName& name) {
+  const std::string file_name = to_string(name);
+  auto opened = open_segment(io_, identity_.id, name, OpenMode::read);
+  if (!opened && opened.error().code() == ErrorCode::not_found) return {};  // removed since: it held nothing
+  if (!opened && !is_damage(opened.error())) return opened.error();
+  ++report_.segments;
+  if (!opened) {
+    found(finding(file_name, 0, 0, opened.error().cause()));
+    return {};
+  }
+  SegmentFile& file = *opened;
+  report_.bytes_read += file.bytes;
+  for (const std::string& damage : file.damage) found(finding(file_name, 0, kSegmentHeaderBytes, damage));
+  LoadedSegment segment;
+  segment.name = name;
+  segment.file_bytes = file.bytes;
+  if (file.header) segment.header = *file.header;
+  auto footer = read_footer(file, identity_.id);
+  if (!footer && !is_damage(footer.error())) return footer.error();
+  if (footer) {
+    segment.state = SegmentState::sealed;
+    segment.header.store = identity_.id;
+    segment.header.incarnation = footer->trailer.incarnation;
+    segment.header.chain = footer->footer.chain;
+    segment.content = std::move(footer->footer);
+    segment.footer_checksum = footer->trailer.footer_checksum;
+  }
+  compare_with_inventory(segment);
+  const bool listed = inventory_ && inventory_->segments.contains(name);
+  if (!footer && listed && inventory_->segments.at(name).footer_checksum != 0)
+    found(finding(file_name, file.bytes, 0, footer.error().what() + ": " + footer.error().cause()));
+  auto checked = check_content(segment, file, listed);
+  if (!checked && is_damage(checked.error())) {
+    found(finding(file_name, 0, file.bytes, checked.error().cause()));
+    return {};
+  }
+  return checked;
+}
+
+void VerifyRun::compare_with_inventory(const LoadedSegment& segment) {
+  if (!inventory_) return;
+  const std::string file = to_string(segment.name);
+  if (std::max(segment.header.generation, segment.content.generation) > inventory_->generation)
+    found(finding(
+        std::string(kInventoryFile), 0, 0,
+        fmt::format("it is at generation {}, and {} was written under a later one: an old inventory was put back",
+                    inventory_->generation, file)));
+  const auto line = inventory_->segments.find(segment.name);
+  if (line == inventory_->segments.end()) return;
+  const InventorySegment& listed = line->second;
+  if (listed.footer_checksum == 0 ? segment.file_bytes < listed.bytes : segment.file_bytes != listed.bytes)
+    found(finding(file, std::min(segment.file_bytes, listed.bytes),
+                  std::max(segment.file_bytes, listed.bytes) - std::min(segment.file_bytes, listed.bytes),
+                  fmt::format("the file has {} bytes, and {} in the inventory", segment.file_bytes, listed.bytes)));
+  else if (segment.state == SegmentState::sealed && listed.footer_checksum != 0 &&
+           segment.footer_checksum != listed.footer_checksum)
+    found(finding(file, segment.content.end, 0, "the file has another footer than the inventory says"));
+}
+
+/// `listed`: in the inventory. Decides up to where the segment counts, scans it, and takes what is good.
+Status VerifyRun::check_content(LoadedSegment& segment, SegmentFile& file, bool listed) {
+  std::uint64_t end = segment.content.end;
+  bool sealed = segment.state == SegmentState::sealed;
+  if (sealed) {
+    VARVE_TRY(check_seal_padding(segment, file));
+  } else if (const auto seal = seals_.find(segment.name); seal != seals_.end()) {
+    const std::string name = to_string(segment.name);
+    VARVE_TRY_ASSIGN(segment.content, decode_footer(seal->second.footer, {name, seal->second.end}));
+    segment.header.store = identity_.id;
+    segment.header.incarnation = seal->second.incarnation;
+    segment.header.chain = segment.content.chain;
+    end = segment.content.end;
+    sealed = true;
+  } else {
+    if (!file.header) {
+      if (!listed) report_.unfinished.push_back({to_string(segment.name), 0, file.bytes});
+      return {};  // nothing in it can be checked
+    }
+    end = file.bytes;
+    if (listed) end = std::min(end, inventory_->segments.at(segment.name).bytes);
+    segment.content.chain = segment.header.chain;
+  }
+  return scan(segment, file, end, sealed || listed);
+}
+
+Status VerifyRun::check_seal_padding(const LoadedSegment& segment, SegmentFile& file) {
+  WindowReader reader(*file.file, file.bytes);
+  const std::string name = to_string(segment.name);
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> block, reader.at(segment.content.end, kRecordHeaderBytes));
+  VARVE_TRY_ASSIGN(const RecordHeader header,
+                   decode_record_header(
+                       std::span<const std::byte, kRecordHeaderBytes>(block.data(), kRecordHeaderBytes),
+                       record_key(identity_.id, segment.header.incarnation), {name, segment.content.end}, file.bytes));
+  const std::uint64_t from = segment.content.end + kRecordHeaderBytes + header.payload_bytes;
+  const std::uint64_t until = file.bytes - kTrailerBytes;
+  if (from >= until) return {};
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> padding, reader.at(from, until - from));
+  if (!is_zero(padding)) found(finding(name, from, until - from, "the padding between footer and trailer is not zero"));
+  return {};
+}
+
+Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t end, bool sealed) {
+  const std::string name = to_string(segment.name);
+  const bool has_footer =
+      !segment.content.frames.empty() || !segment.content.images.empty() || !segment.content.notes.empty();
+  const std::uint64_t key = record_key(identity_.id, segment.header.incarnation);
+  segments_.push_back({segment.name, key, std::min(end, file.bytes)});
+  const auto ordinal = static_cast<std::uint32_t>(segments_.size());
+  const std::uint64_t scan_end = std::min(end, file.bytes);
+  SegmentScanner scanner(*file.file, key, kSegmentHeaderBytes, std::max<std::uint64_t>(scan_end, kSegmentHeaderBytes),
+                         {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr});
+  std::vector<VerifyFinding> open_findings;  // damage only if an accepted commit follows, or the segment is sealed
+  std::uint64_t accepted_end = kSegmentHeaderBytes;
+  for (;;) {
+    VARVE_TRY_ASSIGN(const std::optional<ScannedCommit> commit, scanner.next());
+    if (!commit) break;
+    report_.records += commit->records;
+    if (commit->gap_begin != commit->begin)
+      open_findings.push_back(
+          finding(name, commit->gap_begin, commit->begin - commit->gap_begin, "there are no valid records"));
+    for (const ScanProblem& problem : commit->problems)
+      open_findings.push_back(finding(name, problem.offset, problem.bytes, problem.what));
+    if (!commit->accepted()) {
+      if (has_footer) take_frames(*commit, &segment.content, ordinal);
+      continue;
+    }
+    for (VerifyFinding& one : open_findings) found(std::move(one));
+    open_findings.clear();
+    accepted_end = commit->end;
+    take_frames(*commit, has_footer ? &segment.content : nullptr, ordinal);
+    if (has_footer) continue;
+    if (commit->image) segment.content.images.push_back(*commit->image);
+    if (commit->note) segment.content.notes.push_back(*commit->note);
+  }
+  if (sealed) {
+    for (VerifyFinding& one : open_findings) found(std::move(one));
+    if (scanner.tail_begin() < scan_end)
+      found(finding(name, scanner.tail_begin(), scan_end - scanner.tail_begin(), "there are no valid records"));
+  } else {
+    report_.unfinished.push_back({name, accepted_end, file.bytes - std::min(file.bytes, accepted_end)});
+  }
+  take_lost(segment, ordinal);
+  take_lists(segment, ordinal);
+  return {};
+}
+
+void VerifyRun::take_frames(const ScannedCommit& commit, const Footer* footer, std::uint32_t ordinal) {
+  std::span<const ChunkName> names(commit.names);
+  for (const ScannedFrame& scanned : commit.frames) {
+    const FooterFrame& frame = scanned.frame;
+    // A frame that the footer does not list is not found when images are restored.
+    const bool listed =
+        footer == nullptr || std::ranges::binary_search(footer->frames, frame.offset, {}, &FooterFrame::offset);
+    if (scanned.good && !listed)
+      found(
+          finding(to_string(segments_.back().name), frame.offset, frame.bytes, "the footer does not list this frame"));
+    for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
+      if (scanned.good && listed) good_.insert(names[slot], {ordinal, frame.offset, slot});
+    if (scanned.good) report_.chunks += frame.chunks;
+    names = names.subspan(frame.chunks);
+  }
+}
+
+void VerifyRun::take_lost(const LoadedSegment& segment, std::uint32_t ordinal) {
+  std::span<const ChunkName> names(segment.content.names);
+  for (const FooterFrame& frame : segment.content.frames) {
+    for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
+      if (!good_.find(names[slot])) lost_.insert(names[slot], {ordinal, frame.offset, slot});
+    names = names.subspan(frame.chunks);
+  }
+}
+
+void VerifyRun::take_lists(const LoadedSegment& segment, std::uint32_t ordinal) {
+  const std::string file = to_string(segment.name);
+  for (const FooterImage& image : segment.content.images) catalogue_.add_image(segment.content.chain, image, ordinal);
+  for (const FooterNote& content : segment.content.notes) {
+    auto note = decode_note(content.content, {file, content.offset});
+    if (!note) {
+      found(finding(file, content.offset, content.content.size(), note.error().cause()));
+      continue;
+    }
+    catalogue_.add_note(*note);
+    if (note->kind == NoteKind::seal) seals_.insert_or_assign(note->seal.name, std::move(note->seal));
+  }
+}
+
+Result<VerifyReport> verify(Io& io, const VerifyOptions& options) {
+  auto lock = lock_store_shared(io);
+  if (!lock && lock.error().code() == ErrorCode::busy) return lock.error();
+  auto identity = read_store_file(io);
+  if (!identity) {
+    if (!is_damage(identity.error())) {
+      // A missing file of a store that was used is damage.
+      auto entries = io.list(kSegmentFolder);
+      const bool used = identity.error().code() == ErrorCode::not_found && entries && !entries->empty();
+      if (!used) return identity.error();
+    }
+    VerifyReport report;
+    report.status = VerifyStatus::damage;
+    report.findings.push_back(finding(std::string(kStoreFile), 0, 0, identity.error().cause()));
+    return report;
+  }
+  for (int tries = 1;; ++tries) {
+    VerifyRun run(io, options, *identity);
+    VARVE_TRY_ASSIGN(VerifyReport report, run.run());
+    if (report.status != VerifyStatus::damage || tries == kMaxRuns) return report;
+    // Writers may have sealed segments while this one was reading: what looks missing may just be younger.
+    auto inventory = read_inventory(io, identity->id);
+    if (!inventory || inventory->generation == run.generation()) return report;
+  }
+}
+
+}  // namespace varve::storage

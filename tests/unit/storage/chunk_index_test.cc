@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/chunk_index.h"
+
+#include <map>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/simulated_state.h"
+
+namespace varve::storage {
+namespace {
+
+ChunkPlace place(std::uint32_t segment, std::uint64_t frame, std::uint32_t slot = 0) {
+  return {segment, frame * 64, slot};
+}
+
+ChunkName name(test::SimulatedRandom& random) { return {random.next(), random.next()}; }
+
+TEST(ChunkIndex, FindsWhatWasInserted) {
+  ChunkIndex index;
+  EXPECT_FALSE(index.find({1, 2}).has_value());
+  const ChunkPlace far{kMaxSegments, kMaxSegmentBytes - 64, 255};
+  index.insert({1, 2}, far);
+  index.insert({3, 4}, place(1, 2, 3));
+  EXPECT_EQ(index.find({1, 2}), far);
+  EXPECT_EQ(index.find({3, 4}), place(1, 2, 3));
+  EXPECT_FALSE(index.find({1, 4}).has_value());
+}
+
+TEST(ChunkIndex, HoldsSeveralPlacesOfAName) {
+  ChunkIndex index;
+  index.insert({1, 2}, place(1, 1));
+  index.insert({1, 2}, place(2, 1));
+  const auto in_second = [](const ChunkPlace& at) { return at.segment == 2; };
+  EXPECT_EQ(index.find({1, 2}, in_second), place(2, 1));
+  EXPECT_TRUE(index.erase({1, 2}, place(1, 1)));
+  EXPECT_FALSE(index.erase({1, 2}, place(1, 1)));
+  EXPECT_EQ(index.find({1, 2}), place(2, 1));
+  for (std::uint32_t segment = 3; segment < 1000; ++segment) index.insert({1, 2}, place(segment, 1));
+  EXPECT_LE(index.size(), 4U);  // and look-ups stay short
+}
+
+TEST(ChunkIndex, EqualsAMapUnderRandomChanges) {
+  test::SimulatedRandom random(7);
+  ChunkIndex index;
+  std::map<ChunkName, ChunkPlace> model;
+  std::vector<ChunkName> names;
+  for (int i = 0; i < 60'000; ++i) {
+    if (names.empty() || random.below(3) != 0) {
+      const ChunkName fresh = name(random);
+      const ChunkPlace at = place(1 + static_cast<std::uint32_t>(random.below(9)), random.below(1'000'000));
+      index.insert(fresh, at);
+      model[fresh] = at;
+      names.push_back(fresh);
+    } else {
+      const ChunkName& old = names[random.below(names.size())];
+      const auto known = model.find(old);
+      if (known == model.end()) {
+        EXPECT_FALSE(index.find(old).has_value());
+      } else {
+        ASSERT_TRUE(index.erase(old, known->second));
+        model.erase(known);
+      }
+    }
+  }
+  index.erase_segment(5);
+  std::erase_if(model, [](const auto& entry) { return entry.second.segment == 5; });
+  EXPECT_EQ(index.size(), model.size());
+  for (const ChunkName& one : names) {
+    const auto known = model.find(one);
+    const auto found = index.find(one);
+    ASSERT_EQ(found.has_value(), known != model.end());
+    if (found) {
+      ASSERT_EQ(*found, known->second);
+    }
+  }
+}
+
+TEST(ChunkIndex, CostsAtMostFortyBytesAChunkAtEverySize) {
+  test::SimulatedRandom random(1);
+  ChunkIndex index;
+  for (std::uint64_t count = 1; count <= 1'000'000; ++count) {
+    index.insert(name(random), place(1, count));
+    if (index.memory_bytes() > 4096) {
+      ASSERT_LE(index.memory_bytes(), 40 * count) << count;
+    }
+  }
+  EXPECT_LT(index.longest_probe(), 64U);
+  RecordProperty("bytes_per_chunk", static_cast<int>(index.memory_bytes() / index.size()));
+}
+
+TEST(ChunkIndex, ReservesForWhatIsComing) {
+  test::SimulatedRandom random(1);
+  ChunkIndex index;
+  index.reserve(500'000);
+  const std::uint64_t reserved = index.memory_bytes();
+  EXPECT_LE(reserved, 40U * 500'000);
+  for (std::uint64_t count = 1; count <= 500'000; ++count) index.insert(name(random), place(1, count));
+  EXPECT_LE(index.memory_bytes(), reserved * 105 / 100);
+}
+
+}  // namespace
+}  // namespace varve::storage

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The pieces that figures are made of: samples, page sequences, data, and the directory that is removed.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include <gtest/gtest.h>
+#include <lz4.h>
+
+#include "tests/support/temporary_directory.h"
+#include "tools/ckpt_bench/samples.h"
+#include "tools/ckpt_bench/scratch.h"
+#include "tools/ckpt_bench/workload.h"
+#include "tools/ckpt_bench/yardstick.h"
+
+namespace varve::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(Samples, QuantilesAreNearestRanks) {
+  Samples samples;
+  for (std::uint64_t value = 100; value >= 1; --value) samples.add(value);
+  EXPECT_EQ(samples.median(), 50);
+  EXPECT_EQ(samples.quantile(0.99), 99);
+  EXPECT_EQ(samples.max(), 100);
+  EXPECT_EQ(samples.quantile(0), 1);
+  EXPECT_EQ(samples.json().at("count"), 100);
+  EXPECT_TRUE(Samples().json().is_null());
+  EXPECT_EQ(Samples().median(), 0);
+}
+
+TEST(PageSequence, ScatteredPagesAreAscendingDistinctAndAsManyAsAsked) {
+  PageSequence sequence({.bytes = std::uint64_t{64} << 20, .dirty = 0.01});
+  const std::uint64_t pages = (std::uint64_t{64} << 20) / kPageBytes;
+  std::vector<std::uint32_t> before;
+  for (int epoch = 0; epoch < 5; ++epoch) {
+    const auto drawn = sequence.next();
+    EXPECT_EQ(drawn.size(), 164u);  // 16384 pages, rounded
+    EXPECT_TRUE(std::is_sorted(drawn.begin(), drawn.end()));
+    EXPECT_EQ(std::set(drawn.begin(), drawn.end()).size(), drawn.size());
+    EXPECT_LT(drawn.back(), pages);
+    EXPECT_GT(drawn.back() - drawn.front(), pages / 2) << "not spread over the region";
+    EXPECT_NE(drawn, before) << "fresh pages in each epoch";
+    before = drawn;
+  }
+}
+
+TEST(PageSequence, ContiguousPagesAreOneRunAndMoveOnUnlessRepeated) {
+  PageSequence fresh({.bytes = std::uint64_t{64} << 20, .dirty = 0.01, .pattern = Pattern::contiguous});
+  const auto first = fresh.next();
+  EXPECT_EQ(first.back() - first.front() + 1, first.size());
+  const auto second = fresh.next();
+  EXPECT_EQ(second.front(), first.back() + 1);
+  PageSequence same(
+      {.bytes = std::uint64_t{64} << 20, .dirty = 0.01, .pattern = Pattern::contiguous, .repeat_pages = true});
+  const auto once = same.next();
+  EXPECT_EQ(same.next(), once);
+}
+
+TEST(PageSequence, AllAndNothingAreExact) {
+  PageSequence all({.bytes = std::uint64_t{1} << 20, .dirty = 1});
+  EXPECT_EQ(all.next().size(), 256u);
+  PageSequence nothing({.bytes = std::uint64_t{1} << 20, .dirty = 0});
+  EXPECT_TRUE(nothing.next().empty());
+}
+
+TEST(Workload, AnEpochChangesExactlyTheNamedPagesAtAnyOffset) {
+  for (const std::size_t offset : {std::size_t{0}, std::size_t{16}}) {
+    auto memory = Mapping::create({.bytes = std::size_t{4} << 20, .offset = offset});
+    ASSERT_TRUE(memory);
+    const auto bytes = memory->bytes();
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(bytes.data()) % kPageBytes, offset);
+    fill(bytes, DataKind::random, 1);
+    const std::vector<std::byte> before(bytes.begin(), bytes.end());
+    const std::vector<std::uint32_t> pages = {0, 17, 18, 1023};
+    run_epoch(bytes, pages, DataKind::random, 5);
+    std::set<std::size_t> changed;
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+      if (bytes[i] != before[i]) changed.insert((i + offset) / kPageBytes);
+    EXPECT_EQ(changed, std::set<std::size_t>(pages.begin(), pages.end())) << "offset " << offset;
+  }
+}
+
+TEST(Workload, KindsOfDataCompressAsTheirNamesSay) {
+  const auto ratio = [](DataKind kind) {
+    std::vector<std::byte> raw(std::size_t{1} << 20);
+    fill(raw, kind, 3);
+    std::vector<char> packed(static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(raw.size()))));
+    const int bytes = LZ4_compress_default(reinterpret_cast<const char*>(raw.data()), packed.data(),
+                                           static_cast<int>(raw.size()), static_cast<int>(packed.size()));
+    return static_cast<double>(raw.size()) / bytes;
+  };
+  EXPECT_LT(ratio(DataKind::random), 1.01);
+  EXPECT_LT(ratio(DataKind::particles), 1.5);
+  EXPECT_LT(ratio(DataKind::field), 1.2);  // it takes a byte shuffle
+  EXPECT_GT(ratio(DataKind::heap), 1.4);
+  EXPECT_GT(ratio(DataKind::zeros), 100);
+}
+
+TEST(Yardstick, CopiesExactlyTheNamedPages) {
+  auto memory = Mapping::create({.bytes = std::size_t{1} << 20});
+  auto into = Mapping::create({.bytes = std::size_t{1} << 20});
+  ASSERT_TRUE(memory && into);
+  fill(memory->bytes(), DataKind::random, 1);
+  const std::vector<std::uint32_t> pages = {3, 4, 5, 200};
+  copy_pages(memory->bytes(), pages, into->bytes());
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const auto page = page_of(memory->bytes(), pages[i]);
+    EXPECT_TRUE(
+        std::equal(page.begin(), page.end(), into->bytes().begin() + static_cast<std::ptrdiff_t>(i * kPageBytes)));
+  }
+}
+
+TEST(Yardstick, EachTakesTimeAndLeavesNoFile) {
+  test::TemporaryDirectory directory;
+  auto memory = Mapping::create({.bytes = std::size_t{4} << 20});
+  ASSERT_TRUE(memory);
+  const std::string path = directory / "yardstick";
+  const auto everything = write_everything(path, memory->bytes());
+  ASSERT_TRUE(everything) << everything.error().message();
+  EXPECT_GT(*everything, 0u);
+  const auto direct = write_direct(path, (std::size_t{3} << 20) + 100);
+  ASSERT_TRUE(direct) << direct.error().message();
+  EXPECT_GT(direct->ns, 0u);
+  EXPECT_FALSE(fs::exists(path));
+  auto listing = ListingScan::create();
+  ASSERT_TRUE(listing);
+  const auto scan = listing->run(memory->bytes());
+  ASSERT_TRUE(scan) << scan.error().message();
+  EXPECT_GT(*scan, 0u);
+}
+
+TEST(Yardstick, ReadsEveryByteOfFilesOfAnyLength) {
+  test::TemporaryDirectory directory;
+  std::vector<std::string> paths;
+  for (const std::size_t bytes : {std::size_t{5}, std::size_t{4096}, (std::size_t{2} << 20) + 77}) {
+    paths.push_back(directory / std::to_string(bytes));
+    std::ofstream(paths.back()) << std::string(bytes, 'x');
+  }
+  std::uint64_t bytes = 0;
+  const auto timing = read_direct(paths, bytes);
+  ASSERT_TRUE(timing) << timing.error().message();
+  EXPECT_EQ(bytes, 5u + 4096u + (2u << 20) + 77u);
+}
+
+TEST(Scratch, IsMadeFreshAndRemoved) {
+  test::TemporaryDirectory directory;
+  const std::string path = directory / "bench";
+  {
+    auto scratch = Scratch::create(path, 1 << 20, false);
+    ASSERT_TRUE(scratch) << scratch.error().message();
+    fs::create_directories(scratch->store() + "/segments");
+    std::ofstream(scratch->store() + "/segments/a-1.seg") << std::string(8192, 'x');
+    EXPECT_GE(scratch->store_bytes(), 8192u);
+    EXPECT_EQ(scratch->segments().size(), 1u);
+  }
+  EXPECT_FALSE(fs::exists(path));
+}
+
+TEST(Scratch, KeepsTheStoreWhenAskedAndTakesItsOwnDirectoryAgain) {
+  test::TemporaryDirectory directory;
+  const std::string path = directory / "bench";
+  {
+    auto scratch = Scratch::create(path, 1 << 20, true);
+    ASSERT_TRUE(scratch);
+    fs::create_directory(scratch->store());
+    std::ofstream(scratch->yardstick()) << "x";
+  }
+  EXPECT_TRUE(fs::exists(path + "/store"));
+  EXPECT_FALSE(fs::exists(path + "/yardstick"));
+  {
+    auto scratch = Scratch::create(path, 1 << 20, false);
+    ASSERT_TRUE(scratch) << scratch.error().message();
+    EXPECT_FALSE(fs::exists(scratch->store())) << "not fresh";
+  }
+  EXPECT_FALSE(fs::exists(path));
+}
+
+TEST(Scratch, NeverRemovesWhatItDidNotMake) {
+  test::TemporaryDirectory directory;
+  std::ofstream(directory / "thesis.txt") << "years of work";
+  auto refused = Scratch::create(directory.path(), 1 << 20, false);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::invalid_argument);
+  EXPECT_TRUE(fs::exists(directory / "thesis.txt"));
+
+  const std::string empty = directory / "empty";
+  fs::create_directory(empty);
+  { ASSERT_TRUE(Scratch::create(empty, 1 << 20, false)); }
+  EXPECT_TRUE(fs::exists(empty)) << "a directory that was there stays";
+  EXPECT_TRUE(fs::is_empty(empty));
+}
+
+TEST(Scratch, RefusesWhenTheDiskIsTooSmall) {
+  test::TemporaryDirectory directory;
+  auto refused = Scratch::create(directory / "bench", std::uint64_t{1} << 60, false);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().os_errno(), ENOSPC);
+  EXPECT_NE(refused.error().message().find("--size"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace varve::tools

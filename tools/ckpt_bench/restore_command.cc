@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ckpt-bench restore: from opening the store to memory that is right, compared byte for byte, in turns with reading the
+// store's bytes alone and with faulting the memory in.
+#include <cstring>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "base/try.h"
+#include "tools/ckpt_bench/commands.h"
+#include "tools/ckpt_bench/samples.h"
+#include "tools/ckpt_bench/setup.h"
+#include "tools/ckpt_bench/yardstick.h"
+#include "tools/table.h"
+#include "tools/units.h"
+
+namespace varve::tools {
+namespace {
+
+struct RestoreOptions {
+  BenchSetup setup;
+  std::uint64_t bytes = std::uint64_t{1} << 30;
+  std::vector<std::string> data = {"random"};
+  unsigned repetitions = 3;
+  unsigned deltas = 0;
+  bool cached = false;
+};
+
+struct RestoreRow {
+  DataKind data = DataKind::random;
+  std::uint64_t bytes = 0;
+  std::uint64_t store_bytes = 0;
+  Choices choices;
+  Samples open, restore, rate, disk_rate, populate;
+};
+
+// One full image and some deltas of 1 % scattered pages each.
+Status write_chain(const RestoreOptions& options, Scratch& scratch, const Mapping& memory, DataKind data) {
+  VARVE_TRY(scratch.remove_store());
+  VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
+  RegionOptions region;
+  region.element_bytes = element_bytes(data);
+  VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size(), region));
+  CheckpointOptions sync;
+  sync.sync = true;
+  VARVE_TRY(engine.checkpoint(sync));
+  PageSequence pages({.bytes = options.bytes, .dirty = 0.01, .data = data});
+  for (unsigned i = 0; i < options.deltas; ++i) {
+    VARVE_TRY(check_interrupted());
+    run_epoch(memory.bytes(), pages.next(), data, i + 1);
+    VARVE_TRY(engine.checkpoint(sync));
+  }
+  return engine.close();
+}
+
+Status repeat_once(const RestoreOptions& options, Scratch& scratch, const Mapping& expected, RestoreRow& row) {
+  VARVE_TRY(check_interrupted());
+  const auto segments = scratch.segments();
+  if (!options.cached)
+    for (const auto& segment : segments) drop_cached(segment);
+  VARVE_TRY_ASSIGN(const Mapping memory, Mapping::create({.bytes = options.bytes,
+                                                          .offset = options.setup.offset,
+                                                          .huge_pages = huge_pages(options.setup),
+                                                          .populate = false}));
+  const std::uint64_t begin_ns = monotonic_ns();
+  VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
+  VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size()));
+  const std::uint64_t opened_ns = monotonic_ns();
+  VARVE_TRY(engine.restore("latest"));
+  const std::uint64_t restored_ns = monotonic_ns();
+  row.choices = engine.choices();
+  VARVE_TRY(engine.close());
+  if (std::memcmp(memory.bytes().data(), expected.bytes().data(), memory.bytes().size()) != 0)
+    return fail(ErrorCode::corruption, {"restore of the benchmark's image is wrong", "memory differs from the original",
+                                        "this is a bug in Varve: keep the store (--keep) and report it"});
+  row.open.add(opened_ns - begin_ns);
+  row.restore.add(restored_ns - opened_ns);
+  row.rate.add(per_second(options.bytes, restored_ns - begin_ns));
+
+  VARVE_TRY_ASSIGN(const auto disk, read_direct(segments, row.store_bytes));
+  row.disk_rate.add(per_second(row.store_bytes, disk.ns));
+  VARVE_TRY_ASSIGN(
+      const Mapping fresh,
+      Mapping::create({.bytes = options.bytes, .huge_pages = huge_pages(options.setup), .populate = false}));
+  const std::uint64_t populate_ns = monotonic_ns();
+  populate(fresh.bytes());
+  row.populate.add(monotonic_ns() - populate_ns);
+  return {};
+}
+
+Result<RestoreRow> measure(const RestoreOptions& options, DataKind data, Scratch& scratch) {
+  Progress progress(fmt::format("ckpt-bench restore, {}", to_string(data)), options.setup.common.show_progress());
+  RestoreRow row;
+  row.data = data;
+  row.bytes = options.bytes;
+  VARVE_TRY_ASSIGN(const Mapping memory, Mapping::create({.bytes = options.bytes, .offset = options.setup.offset}));
+  fill(memory.bytes(), data, 1);
+  VARVE_TRY(write_chain(options, scratch, memory, data));
+  for (unsigned i = 0; i < options.repetitions; ++i) {
+    progress.update(i, options.repetitions, "restores");
+    VARVE_TRY(repeat_once(options, scratch, memory, row));
+  }
+  return row;
+}
+
+nlohmann::json as_json(const RestoreRow& row, const RestoreOptions& options) {
+  return {{"workload",
+           fmt::format("restore of {} {}, {} deltas", format_bytes(row.bytes), to_string(row.data), options.deltas)},
+          {"data", to_string(row.data)},
+          {"bytes", row.bytes},
+          {"deltas", options.deltas},
+          {"store_bytes", row.store_bytes},
+          {"cached", options.cached},
+          {"open_ns", row.open.json()},
+          {"restore_ns", row.restore.json()},
+          {"bytes_per_second", row.rate.median()},
+          {"disk_bytes_per_second", row.disk_rate.median()},
+          {"populate_ns", row.populate.json()},
+          {"io", row.choices.io}};
+}
+
+std::string as_text(const std::vector<RestoreRow>& rows) {
+  using Align = Table::Align;
+  Table table({{"RESTORE OF"},
+               {"STORE", Align::right},
+               {"OPEN", Align::right},
+               {"RESTORE", Align::right},
+               {"RESTORED", Align::right},
+               {"DISK ALONE", Align::right},
+               {"FAULTING IN ALONE", Align::right}});
+  for (const auto& row : rows)
+    table.add({fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data)), format_bytes(row.store_bytes),
+               format_ns(row.open.median()), row.restore.text_ns(), format_rate(row.rate.median()),
+               format_rate(row.disk_rate.median()), format_ns(row.populate.median())});
+  return table.text();
+}
+
+Status measure_all(const RestoreOptions& options, std::vector<RestoreRow>& rows) {
+  const std::uint64_t needed = options.bytes / 16 * 17 + options.bytes / 50 * options.deltas + (1u << 28);
+  VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, needed, options.setup.keep));
+  for (const auto& name : options.data) {
+    VARVE_TRY_ASSIGN(auto row, measure(options, *parse_data(name), scratch));
+    rows.push_back(std::move(row));
+  }
+  return {};
+}
+
+int run_restore(const RestoreOptions& options) {
+  auto header = header_json(options.setup, "restore");
+  std::vector<RestoreRow> rows;
+  if (auto ok = measure_all(options, rows); !ok) return report("ckpt-bench restore", ok.error());
+  auto json = nlohmann::json::array();
+  for (const auto& row : rows) json.push_back(as_json(row, options));
+  return print_rows(options.setup, "restore", std::move(header), std::move(json), nlohmann::json::array(),
+                    as_text(rows));
+}
+
+}  // namespace
+
+BenchCommand add_restore(CLI::App& parent) {
+  auto options = std::make_shared<RestoreOptions>();
+  auto* app = parent.add_subcommand("restore",
+                                    "Measure restoring the newest image into memory that was never touched, from the\n"
+                                    "disk (not its cache); what came back is compared. Beside it: O_DIRECT reading of\n"
+                                    "the same bytes, and faulting in the same memory.");
+  add_size(*app, "--size", options->bytes, "of the protected memory");
+  app->add_option("--data", options->data, "random, particles, field, heap, zeros; several with commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"random", "particles", "field", "heap", "zeros"}))
+      ->capture_default_str();
+  app->add_option("--repetitions", options->repetitions, "restores of each kind")
+      ->check(CLI::Range(1u, 10'000u))
+      ->capture_default_str();
+  app->add_option("--deltas", options->deltas, "delta images of 1 % each behind the full one")
+      ->check(CLI::Range(0u, 10'000u))
+      ->capture_default_str();
+  app->add_flag("--cached", options->cached, "leave the store in the page cache");
+  add_back_ends(*app, options->setup.back_ends);
+  add_setup(*app, options->setup);
+  add_footer(*app,
+             "  ckpt-bench restore --size 1GiB --data particles --deltas 20 --store /scratch/bench\n"
+             "  ckpt-bench restore --size 1GiB --huge-pages always --store /scratch/bench --json\n");
+  return {app, [options](const std::string& command_line) {
+            options->setup.command_line = command_line;
+            return run_restore(*options);
+          }};
+}
+
+}  // namespace varve::tools

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/ckpt_bench/scratch.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/os_error.h"
+#include "base/try.h"
+#include "tools/units.h"
+
+namespace varve::tools {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kMarker = "made-by-ckpt-bench";
+constexpr const char* kYardstick = "yardstick";
+constexpr const char* kStore = "store";
+
+Status remove_tree(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) return os_error("removal of " + path.string() + " failed", error.value());
+  return {};
+}
+
+Status check_free(const std::string& directory, std::uint64_t needed_bytes) {
+  struct statvfs info {};
+  if (statvfs(directory.c_str(), &info) != 0)
+    return os_error("look at the file system of " + directory + " failed", errno);
+  const std::uint64_t available = static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+  if (available >= needed_bytes) return {};
+  return fail(ErrorCode::io,
+              {"benchmark in " + directory + " refused",
+               fmt::format("it needs {} and {} are free", format_bytes(needed_bytes), format_bytes(available)),
+               "choose a smaller --size or --max-store, or another --store"},
+              ENOSPC);
+}
+
+}  // namespace
+
+Result<Scratch> Scratch::create(const std::string& directory, std::uint64_t needed_bytes, bool keep) {
+  Scratch scratch;
+  scratch.directory_ = directory;
+  scratch.keep_ = keep;
+  std::error_code error;
+  const bool there = fs::exists(directory, error);
+  if (there && !fs::is_empty(directory, error) && !fs::exists(fs::path(directory) / kMarker))
+    return fail(ErrorCode::invalid_argument,
+                {"benchmark in " + directory + " refused", "it is not empty and was not made by ckpt-bench",
+                 "name a directory that does not exist yet"});
+  if (!there && !fs::create_directory(directory, error))
+    return os_error("making of " + directory + " failed", error.value(), "its parent must exist and be writable");
+  scratch.made_ = !there || fs::exists(fs::path(directory) / kMarker);
+  std::ofstream marker(fs::path(directory) / kMarker);
+  marker << "Made by ckpt-bench, which removes this directory.\n" << std::flush;
+  if (!marker) return os_error("write of " + directory + "/" + kMarker + " failed", errno);
+  VARVE_TRY(scratch.remove_store());
+  VARVE_TRY(remove_tree(fs::path(directory) / kYardstick));
+  VARVE_TRY(check_free(directory, needed_bytes));
+  return scratch;
+}
+
+Scratch::Scratch(Scratch&& other) noexcept
+    : directory_(std::exchange(other.directory_, {})), made_(other.made_), keep_(other.keep_) {}
+
+Scratch::~Scratch() {
+  if (directory_.empty()) return;
+  std::error_code ignored;  // nothing of value is lost when some of it stays
+  fs::remove_all(fs::path(directory_) / kYardstick, ignored);
+  if (keep_) return;
+  fs::remove_all(fs::path(directory_) / kStore, ignored);
+  fs::remove(fs::path(directory_) / kMarker, ignored);
+  if (made_) fs::remove(directory_, ignored);
+}
+
+Status Scratch::remove_store() { return remove_tree(fs::path(directory_) / kStore); }
+
+std::uint64_t Scratch::store_bytes() const {
+  std::uint64_t bytes = 0;
+  std::error_code error;
+  for (auto entry = fs::recursive_directory_iterator(store(), error); !error && entry != fs::end(entry);
+       entry.increment(error)) {
+    struct stat info {};
+    if (stat(entry->path().c_str(), &info) == 0 && S_ISREG(info.st_mode))
+      bytes += static_cast<std::uint64_t>(info.st_blocks) * 512;
+  }
+  return bytes;
+}
+
+std::vector<std::string> Scratch::segments() const {
+  std::vector<std::string> paths;
+  std::error_code error;
+  for (auto entry = fs::directory_iterator(store() + "/segments", error); !error && entry != fs::end(entry);
+       entry.increment(error))
+    paths.push_back(entry->path().string());
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+}  // namespace varve::tools

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The directory of a benchmark: made fresh, bounded, removed at the end. It holds `store` and the yardsticks' files. A
+// marker file tells it from anything else, so that only what a benchmark made is ever removed.
+//
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "varve/result.h"
+
+namespace varve::tools {
+
+class Scratch {
+ public:
+  /// Refuses a directory that is not empty and was not left by an earlier benchmark, and a file system with less than
+  /// `needed_bytes` free.
+  static Result<Scratch> create(const std::string& directory, std::uint64_t needed_bytes, bool keep);
+  Scratch(Scratch&& other) noexcept;
+  Scratch& operator=(Scratch&&) = delete;
+  ~Scratch();
+
+  std::string store() const { return directory_ + "/store"; }
+  std::string yardstick() const { return directory_ + "/yardstick"; }
+  /// A store that is not there. REQUIRES: no engine has it open.
+  Status remove_store();
+  std::uint64_t store_bytes() const;  ///< allocated, of all its files
+  std::vector<std::string> segments() const;
+
+ private:
+  Scratch() = default;
+  std::string directory_;
+  bool made_ = false;  ///< the directory itself is ours
+  bool keep_ = false;
+};
+
+}  // namespace varve::tools

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the subcommands of ckpt-bench share: options, the header of every result, the common shape of a command.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "tools/ckpt_bench/memory.h"
+#include "tools/ckpt_bench/scratch.h"
+#include "tools/ckpt_bench/workload.h"
+#include "tools/command.h"
+#include "varve/varve.h"
+
+namespace varve::tools {
+
+/// The back ends of an engine, as options: "auto" or a name.
+struct BackEnds {
+  std::string tracker = "auto";
+  std::string capture = "auto";
+  std::string io = "auto";
+};
+
+struct BenchSetup {
+  CommonOptions common;
+  std::string store;
+  bool keep = false;
+  std::uint64_t max_store_bytes = 0;  ///< 0: by size
+  BackEnds back_ends;
+  unsigned threads = 0;  ///< of the engine; 0: its default
+  std::uint64_t staging_bytes = 0;
+  std::string huge_pages = "system";
+  std::uint64_t offset = 0;  ///< of the memory within its first page
+
+  std::string command_line;  ///< for the header
+};
+
+/// Adds --store, --keep, --max-store, --threads, --staging, --huge-pages, --offset, --json, --progress.
+void add_setup(CLI::App& command, BenchSetup& setup);
+/// Adds --tracker, --capture and --io.
+void add_back_ends(CLI::App& command, BackEnds& back_ends);
+CLI::Option* add_data(CLI::App& command, DataKind& into);
+
+HugePages huge_pages(const BenchSetup& setup);
+Options engine_options(const BenchSetup& setup, const BackEnds& back_ends, const std::string& store);
+
+/// Machine, kernel, file system, commit, options.
+nlohmann::json header_json(const BenchSetup& setup, const std::string& subcommand);
+std::string header_text(const nlohmann::json& header);
+
+/// Prints header and rows; `text` is the table for people.
+int print_rows(const BenchSetup& setup, const std::string& subcommand, nlohmann::json header, nlohmann::json rows,
+               nlohmann::json skipped, const std::string& text);
+
+/// From here on SIGINT, SIGTERM and SIGHUP end the benchmark at its next step, so that its directory is removed.
+void catch_interrupts();
+/// An error once one of them has come.
+Status check_interrupted();
+
+}  // namespace varve::tools

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/ckpt_bench/stall.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <optional>
+
+#include "base/try.h"
+#include "tools/ckpt_bench/yardstick.h"
+
+namespace varve::tools {
+namespace {
+
+std::uint64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::uint64_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * 4096;
+}
+
+class StallRun {
+ public:
+  StallRun(const BenchSetup& setup, const StallPlan& plan, Scratch& scratch, Progress& progress)
+      : setup_(setup), plan_(plan), scratch_(scratch), progress_(progress), pages_(plan.shape) {
+    row_.plan = plan;
+  }
+
+  Result<StallRow> run();
+
+ private:
+  Status prepare();
+  Status fresh_engine();
+  Status round(unsigned checkpoints, bool full_write);
+  Status checkpoint_iteration(bool counted);
+  Status measure_floor(const std::vector<std::uint32_t>& pages);
+  Status collect();
+  std::uint64_t epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages) {
+    return run_epoch(memory, pages, plan_.shape.data, ++salt_);
+  }
+  std::uint64_t store_limit() const { return disk_bound(setup_, plan_.shape.bytes) - plan_.shape.bytes; }
+  std::uint64_t delta_bytes() const { return pages_.pages_per_epoch() * (kPageBytes + kPageBytes / 16) + 65536; }
+  unsigned round_size() const;
+
+  struct Pending {
+    Ticket ticket;
+    bool counted;
+  };
+
+  const BenchSetup& setup_;
+  StallPlan plan_;
+  Scratch& scratch_;
+  Progress& progress_;
+  PageSequence pages_;
+  StallRow row_;
+  std::optional<Mapping> protected_, plain_, warm_;  // protected memory outlives the engine
+  std::optional<ListingScan> listing_;
+  std::optional<Engine> engine_;
+  std::optional<Pending> in_flight_;
+  std::uint64_t salt_ = 0;
+  std::uint64_t store_written_ = 0;
+  std::uint64_t resident_before_ = 0;
+  unsigned done_ = 0;
+};
+
+Status StallRun::prepare() {
+  progress_.update("filling memory");
+  Mapping::Options memory{.bytes = plan_.shape.bytes, .offset = setup_.offset, .huge_pages = huge_pages(setup_)};
+  VARVE_TRY_ASSIGN(protected_, Mapping::create(memory));
+  VARVE_TRY_ASSIGN(plain_, Mapping::create(memory));
+  VARVE_TRY_ASSIGN(warm_, Mapping::create({.bytes = std::max<std::size_t>(1, pages_.pages_per_epoch() * kPageBytes),
+                                           .huge_pages = HugePages::always}));
+  fill(protected_->bytes(), plan_.shape.data, 1);
+  fill(plain_->bytes(), plan_.shape.data, 2);
+  VARVE_TRY_ASSIGN(auto listing, ListingScan::create());
+  listing_.emplace(std::move(listing));
+  resident_before_ = resident_bytes();
+  return fresh_engine();
+}
+
+// A store of its own, a full image, and warm-up epochs.
+Status StallRun::fresh_engine() {
+  progress_.update("first image");
+  if (engine_) {
+    VARVE_TRY(engine_->close());
+    engine_.reset();
+    ++row_.stores;
+  }
+  VARVE_TRY(scratch_.remove_store());
+  VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(setup_, plan_.back_ends, scratch_.store())));
+  engine_.emplace(std::move(engine));
+  const auto memory = protected_->bytes();
+  RegionOptions region;
+  region.element_bytes = element_bytes(plan_.shape.data);
+  VARVE_TRY(engine_->protect("memory", memory.data(), memory.size(), region));
+  CheckpointOptions full;
+  full.sync = true;
+  VARVE_TRY_ASSIGN(const Ticket ticket, engine_->checkpoint(full));
+  VARVE_TRY_ASSIGN(const ImageResult first, ticket.wait());
+  if (row_.stores == 1) row_.first = first;
+  store_written_ = first.written_bytes;
+  row_.images = 1;
+  for (unsigned i = 0; i < plan_.warm_up; ++i) VARVE_TRY(checkpoint_iteration(false));
+  return {};
+}
+
+Status StallRun::collect() {
+  if (!in_flight_) return {};
+  const Pending pending = std::move(*in_flight_);
+  in_flight_.reset();
+  VARVE_TRY_ASSIGN(const ImageResult image, pending.ticket.wait());
+  store_written_ += image.written_bytes;
+  ++row_.images;
+  if (!pending.counted) return {};
+  row_.stall.add(image.stall_ns);
+  row_.scan.add(image.scan_ns);
+  row_.capture.add(image.capture_ns);
+  row_.durable.add(image.durable_ns);
+  row_.reduce.add(image.reduce_ns);
+  row_.commit.add(image.commit_ns);
+  row_.suspects.add(image.suspect_pages);
+  row_.changed.add(image.changed_chunks);
+  row_.written.add(image.written_bytes);
+  row_.raw.add(image.raw_bytes);
+  progress_.update(++done_, plan_.epochs, "checkpoints");
+  return {};
+}
+
+// The epoch runs while the image before it is being written.
+Status StallRun::checkpoint_iteration(bool counted) {
+  VARVE_TRY(check_interrupted());
+  const std::uint64_t took = epoch(protected_->bytes(), pages_.next());
+  if (counted) row_.epoch_with.add(took);
+  VARVE_TRY(collect());
+  VARVE_TRY_ASSIGN(auto ticket, engine_->checkpoint());
+  in_flight_.emplace(Pending{std::move(ticket), counted});
+  return {};
+}
+
+Status StallRun::measure_floor(const std::vector<std::uint32_t>& pages) {
+  VARVE_TRY_ASSIGN(const std::uint64_t scan_ns, listing_->run(protected_->bytes()));
+  const std::uint64_t copy_ns = copy_pages(protected_->bytes(), pages, warm_->bytes());
+  row_.floor_scan.add(scan_ns);
+  row_.floor_copy.add(copy_ns);
+  row_.floor.add(scan_ns + copy_ns);
+  return {};
+}
+
+Status StallRun::round(unsigned checkpoints, bool full_write) {
+  VARVE_TRY(collect());
+  for (unsigned i = 0; i < checkpoints; ++i) row_.epoch_plain.add(epoch(plain_->bytes(), pages_.next()));
+
+  // The lead-in: the floor is measured at the point at which the others cut, with the same things in the caches.
+  const auto& pages = pages_.next();
+  epoch(protected_->bytes(), pages);
+  VARVE_TRY(measure_floor(pages));
+  VARVE_TRY_ASSIGN(auto ticket, engine_->checkpoint());
+  in_flight_.emplace(Pending{std::move(ticket), false});
+
+  for (unsigned i = 0; i < checkpoints; ++i) VARVE_TRY(checkpoint_iteration(true));
+  VARVE_TRY(collect());
+  if (!full_write) return {};
+  VARVE_TRY(check_interrupted());
+  VARVE_TRY_ASSIGN(const std::uint64_t ns, write_everything(scratch_.yardstick(), protected_->bytes()));
+  row_.full_write.add(ns);
+  return {};
+}
+
+// As many checkpoints as give the wanted number of yardsticks, and as fit between two full images of a bounded store.
+unsigned StallRun::round_size() const {
+  const unsigned rounds = std::max(1u, std::min(plan_.epochs, std::max(plan_.full_writes, 5u)));
+  const unsigned wanted = (plan_.epochs + rounds - 1) / rounds;
+  const std::uint64_t limit = store_limit(), full = plan_.shape.bytes + plan_.shape.bytes / 16;
+  const std::uint64_t room = limit > full ? (limit - full) / delta_bytes() : 0;
+  const std::uint64_t most = room > plan_.warm_up + 2 ? room - plan_.warm_up - 1 : 1;
+  return static_cast<unsigned>(std::min<std::uint64_t>(wanted, most));
+}
+
+Result<StallRow> StallRun::run() {
+  VARVE_TRY(prepare());
+  const unsigned size = round_size();
+  const unsigned rounds = (plan_.epochs + size - 1) / size;
+  const unsigned each = plan_.full_writes == 0 ? 0 : std::max(1u, rounds / plan_.full_writes);
+  unsigned left = plan_.epochs;
+  for (unsigned i = 0; left > 0; ++i) {
+    const unsigned checkpoints = std::min(size, left);
+    VARVE_TRY(collect());
+    if (store_written_ + (checkpoints + 1) * delta_bytes() > store_limit()) VARVE_TRY(fresh_engine());
+    VARVE_TRY(round(checkpoints, each != 0 && i % each == 0));
+    left -= checkpoints;
+  }
+  row_.choices = engine_->choices();
+  row_.memory = engine_->memory_use();
+  row_.listing = listing_->by_pagemap_scan() ? "PAGEMAP_SCAN" : "/proc/self/pagemap";
+  const std::uint64_t resident = resident_bytes();
+  row_.resident_growth_bytes = resident > resident_before_ ? resident - resident_before_ : 0;
+  VARVE_TRY(engine_->close());
+  row_.store_bytes = scratch_.store_bytes();
+  return std::move(row_);
+}
+
+}  // namespace
+
+std::uint64_t disk_bound(const BenchSetup& setup, std::uint64_t bytes) {
+  const std::uint64_t store =
+      setup.max_store_bytes != 0 ? setup.max_store_bytes : std::max(std::uint64_t{8} << 30, 4 * bytes);
+  return store + bytes;
+}
+
+Result<StallRow> measure_stall(const BenchSetup& setup, const StallPlan& plan, Scratch& scratch, Progress& progress) {
+  return StallRun(setup, plan, scratch, progress).run();
+}
+
+}  // namespace varve::tools

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ckpt-bench throughput: a full image, from the cut to durable, in turns with writing as many bytes as it wrote.
+#include <memory>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "base/try.h"
+#include "tools/ckpt_bench/commands.h"
+#include "tools/ckpt_bench/samples.h"
+#include "tools/ckpt_bench/setup.h"
+#include "tools/ckpt_bench/yardstick.h"
+#include "tools/table.h"
+#include "tools/units.h"
+
+namespace varve::tools {
+namespace {
+
+struct ThroughputOptions {
+  BenchSetup setup;
+  std::uint64_t bytes = std::uint64_t{1} << 30;
+  std::vector<std::string> data = {"random"};
+  unsigned repetitions = 3;
+};
+
+struct ThroughputRow {
+  DataKind data = DataKind::random;
+  std::uint64_t bytes = 0;
+  Choices choices;
+  Samples durable, reduce, commit, stall, written;
+  Samples rate;          ///< protected bytes a second, cut to durable
+  Samples written_rate;  ///< bytes that reached the disk
+  Samples disk_rate;
+  bool direct = true;
+};
+
+Status repeat_once(const ThroughputOptions& options, Scratch& scratch, const Mapping& memory, ThroughputRow& row) {
+  VARVE_TRY(check_interrupted());
+  VARVE_TRY(scratch.remove_store());
+  VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
+  RegionOptions region;
+  region.element_bytes = element_bytes(row.data);
+  VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size(), region));
+  CheckpointOptions full;
+  full.full = true;
+  VARVE_TRY_ASSIGN(const Ticket ticket, engine.checkpoint(full));
+  VARVE_TRY_ASSIGN(const ImageResult image, ticket.wait());
+  row.choices = engine.choices();
+  VARVE_TRY(engine.close());
+
+  row.durable.add(image.durable_ns);
+  row.reduce.add(image.reduce_ns);
+  row.commit.add(image.commit_ns);
+  row.stall.add(image.stall_ns);
+  row.written.add(image.written_bytes);
+  row.rate.add(per_second(row.bytes, image.durable_ns));
+  row.written_rate.add(per_second(image.written_bytes, image.durable_ns));
+  VARVE_TRY_ASSIGN(const DirectTiming disk, write_direct(scratch.yardstick(), image.written_bytes));
+  row.disk_rate.add(per_second(image.written_bytes, disk.ns));
+  row.direct = row.direct && disk.direct;
+  return {};
+}
+
+Result<ThroughputRow> measure(const ThroughputOptions& options, DataKind data, Scratch& scratch) {
+  Progress progress(fmt::format("ckpt-bench throughput, {}", to_string(data)), options.setup.common.show_progress());
+  ThroughputRow row;
+  row.data = data;
+  row.bytes = options.bytes;
+  VARVE_TRY_ASSIGN(const Mapping memory, Mapping::create({.bytes = options.bytes,
+                                                          .offset = options.setup.offset,
+                                                          .huge_pages = huge_pages(options.setup)}));
+  fill(memory.bytes(), data, 1);
+  for (unsigned i = 0; i < options.repetitions; ++i) {
+    progress.update(i, options.repetitions, "images");
+    VARVE_TRY(repeat_once(options, scratch, memory, row));
+  }
+  return row;
+}
+
+nlohmann::json as_json(const ThroughputRow& row) {
+  const double disk = row.disk_rate.median();
+  return {{"workload", fmt::format("full image, {} {}", format_bytes(row.bytes), to_string(row.data))},
+          {"data", to_string(row.data)},
+          {"bytes", row.bytes},
+          {"bytes_per_second", row.rate.median()},
+          {"disk_bytes_per_second", disk},
+          {"written_bytes_per_second", row.written_rate.median()},
+          {"written_over_disk", disk > 0 ? nlohmann::json(row.written_rate.median() / disk) : nlohmann::json()},
+          {"written_bytes", row.written.json()},
+          {"durable_ns", row.durable.json()},
+          {"stall_ns", row.stall.json()},
+          {"reduce_ns", row.reduce.json()},
+          {"commit_ns", row.commit.json()},
+          {"disk_by_direct_io", row.direct},
+          {"tracker", row.choices.tracker},
+          {"capture", row.choices.capture},
+          {"io", row.choices.io}};
+}
+
+std::string as_text(const std::vector<ThroughputRow>& rows) {
+  using Align = Table::Align;
+  Table table({{"FULL IMAGE OF"},
+               {"WRITTEN", Align::right},
+               {"STALL", Align::right},
+               {"DURABLE", Align::right},
+               {"PROTECTED", Align::right},
+               {"WRITTEN", Align::right},
+               {"DISK ALONE", Align::right},
+               {"/DISK", Align::right}});
+  for (const auto& row : rows) {
+    const double disk = row.disk_rate.median();
+    table.add({fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data)),
+               format_bytes(static_cast<std::uint64_t>(row.written.median())), format_ns(row.stall.median()),
+               row.durable.text_ns(), format_rate(row.rate.median()), format_rate(row.written_rate.median()),
+               format_rate(disk), disk > 0 ? fmt::format("{:.2f}", row.written_rate.median() / disk) : "-"});
+  }
+  return table.text();
+}
+
+Status measure_all(const ThroughputOptions& options, std::vector<ThroughputRow>& rows) {
+  // The store and, once it is closed, the yardstick beside it; incompressible data takes a little more than its size.
+  VARVE_TRY_ASSIGN(auto scratch,
+                   Scratch::create(options.setup.store, options.bytes / 8 * 17 + (1u << 28), options.setup.keep));
+  for (const auto& name : options.data) {
+    VARVE_TRY_ASSIGN(auto row, measure(options, *parse_data(name), scratch));
+    rows.push_back(std::move(row));
+  }
+  return {};
+}
+
+int run_throughput(const ThroughputOptions& options) {
+  auto header = header_json(options.setup, "throughput");
+  std::vector<ThroughputRow> rows;
+  if (auto ok = measure_all(options, rows); !ok) return report("ckpt-bench throughput", ok.error());
+  auto json = nlohmann::json::array();
+  for (const auto& row : rows) json.push_back(as_json(row));
+  return print_rows(options.setup, "throughput", std::move(header), std::move(json), nlohmann::json::array(),
+                    as_text(rows));
+}
+
+}  // namespace
+
+BenchCommand add_throughput(CLI::App& parent) {
+  auto options = std::make_shared<ThroughputOptions>();
+  auto* app = parent.add_subcommand("throughput",
+                                    "Measure a full image from the cut to durable, in turns with O_DIRECT sequential\n"
+                                    "writing and fdatasync(2) of as many bytes to a fresh, preallocated file.");
+  add_size(*app, "--size", options->bytes, "of the protected memory");
+  app->add_option("--data", options->data, "random, particles, field, heap, zeros; several with commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"random", "particles", "field", "heap", "zeros"}))
+      ->capture_default_str();
+  app->add_option("--repetitions", options->repetitions, "images of each kind")
+      ->check(CLI::Range(1u, 10'000u))
+      ->capture_default_str();
+  add_back_ends(*app, options->setup.back_ends);
+  add_setup(*app, options->setup);
+  add_footer(*app,
+             "  ckpt-bench throughput --size 1GiB --data random,particles --store /scratch/bench\n"
+             "  ckpt-bench throughput --size 4GiB --data field --store /scratch/bench --json | jq '.rows[0]'\n");
+  return {app, [options](const std::string& command_line) {
+            options->setup.command_line = command_line;
+            return run_throughput(*options);
+          }};
+}
+
+}  // namespace varve::tools

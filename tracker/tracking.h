@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// TrackingImpl: what one user knows about one range: pending pages, hotness, counters. The back end may be shared.
+//
+// Policy of cool(). The first one protects the whole range. Later ones protect the pages that hotness holds for cold
+// (costs.h has the rule). Protecting goes in slices, so that a cut never waits for more than one: a slice is sized by
+// its own time, to about kSliceNs.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "base/mutex.h"
+#include "tracker/back_end.h"
+#include "tracker/hotness.h"
+#include "tracker/pending.h"
+#include "tracker/service.h"
+
+namespace varve::tracker {
+
+class TrackingImpl final : public Tracking {
+ public:
+  /// `back_end` null: hash.
+  static Result<std::unique_ptr<TrackingImpl>> create(ServiceImpl& service, PageRange range, const void* owner,
+                                                      BackEnd* back_end, std::string why);
+  ~TrackingImpl() override;
+
+  PageRange range() const override { return range_; }
+  BackEndKind back_end() const override;
+  std::string why() const override;
+  Status cut(std::uint64_t epoch, PageRuns& suspects) override;
+  void committed(std::uint64_t epoch) override;
+  void touch(PageRange pages) override;
+  void unchanged(std::uint64_t epoch, const PageRuns& pages) override;
+  Status cool(PageRuns& cooled) override;
+  void settled(const PageRuns& pages) override;
+  TrackingCounters counters() const override;
+
+  // For ServiceImpl.
+  const void* owner() const { return owner_; }
+  BackEnd* mechanism() const { return back_end_.load(std::memory_order_acquire); }
+  /// The back end that the range was added to, whatever serves it now.
+  BackEnd* added_to() const { return added_to_; }
+  void report(PageRange pages, Pending::Reporter reporter);
+  void report_whole();
+  /// Lists with the buffers of the cut. REQUIRES: the gate is held.
+  Result<Seen> list(PageRuns& written);
+  std::uint64_t seen_clearings = 0;  ///< the Service's, guarded by its gate
+  bool registered = false;           ///< the Service's; destruction ends it
+
+ private:
+  TrackingImpl(ServiceImpl& service, PageRange range, const void* owner, BackEnd* back_end, std::string why);
+  void list_for_cut(BackEnd& back_end) VARVE_THREAD_ANNOTATION(requires_shared_capability(service_.gate()));
+  /// After the kernel lost the range: starts anew, everything is pending.
+  void start_anew(BackEnd& back_end) VARVE_THREAD_ANNOTATION(requires_shared_capability(service_.gate()));
+  void end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects);
+  void give_up(const Error& error);
+  Result<Seen> protect_slice(BackEnd& back_end, PageRange slice, PageRuns& found) VARVE_REQUIRES(cooling_);
+  Status protect_in_slices(BackEnd& back_end, PageRange range, PageRuns& cooled) VARVE_REQUIRES(cooling_);
+  PageRuns plan(BackEnd& back_end) VARVE_REQUIRES(cooling_);
+  PageRange clip(PageRange pages) const;
+
+  ServiceImpl& service_;
+  const PageRange range_;
+  const void* const owner_;
+  BackEnd* const added_to_;
+  std::atomic<BackEnd*> back_end_;
+  ScanBuffer cut_buffer_;  // cut() only
+  PageRuns written_;       // cut() only
+
+  mutable Mutex mutex_;
+  std::string why_ VARVE_GUARDED_BY(mutex_);
+  Pending pending_ VARVE_GUARDED_BY(mutex_);
+  Hotness hotness_ VARVE_GUARDED_BY(mutex_);
+  TrackingCounters counters_ VARVE_GUARDED_BY(mutex_);
+
+  Mutex cooling_;  // one cool() at a time; taken before the gate
+  bool armed_ VARVE_GUARDED_BY(cooling_) = false;
+  std::size_t slice_bytes_ VARVE_GUARDED_BY(cooling_) = std::size_t{4} << 20;
+  ScanBuffer cool_buffer_ VARVE_GUARDED_BY(cooling_);
+};
+
+}  // namespace varve::tracker
