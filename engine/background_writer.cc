@@ -2,12 +2,12 @@
 #include "engine/background_writer.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "base/os_error.h"
+#include "base/signals.h"
 
 namespace varve {
 namespace {
@@ -21,11 +21,7 @@ constexpr std::size_t kSpareRunsMax = 256;
 BackgroundWriter::~BackgroundWriter() { stop(Stop::drop); }
 
 Status BackgroundWriter::start() {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all,
-                  &before);  // inherited by the thread: the program's handlers run in its own threads
+  const BlockedSignals blocked;  // inherited by the thread
   pthread_t thread;
   const int refused = pthread_create(
       &thread, nullptr,
@@ -34,7 +30,6 @@ Status BackgroundWriter::start() {
         return nullptr;
       },
       this);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (refused != 0)
     return os_error("start of the background writer failed", refused,
                     "raise the limit of threads (ulimit -u, the cgroup's pids.max)");

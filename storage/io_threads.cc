@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/io_threads.h"
 
-#include <signal.h>
+#include "base/signals.h"
 
 namespace varve::storage {
 
@@ -34,18 +34,12 @@ bool IoThreads::submit(const Job& job) {
 }
 
 void IoThreads::start_thread() {
-  // Signals belong to the program's threads. Blocked before the thread begins, so that not even the first instant is
-  // open.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const BlockedSignals blocked;  // from the thread's first instant
   pthread_t thread{};
   if (pthread_create(&thread, nullptr, &main, this) == 0) {
     pthread_setname_np(thread, "varve-io");
     threads_.push_back(thread);
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void* IoThreads::main(void* self) {

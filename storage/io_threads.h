@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// IoThreads: a few threads that block all signals and run short jobs, first come first served. They start when the
+// IoThreads: a few threads that block sent signals and run short jobs, first come first served. They start when the
 // first job comes. The queue needs no bound of its own: each file bounds what it has in flight.
 //
 // In a forked child there are no threads: an IoThreads is not used or destroyed there (see share()).

@@ -238,12 +238,10 @@ Status MprotectBackEnd::begin_protecting() {
 
 Result<Seen> MprotectBackEnd::list_and_protect(PageRange range, ScanBuffer&, PageRuns& written) {
   MutexLock lock(mutex_);
-  const PageRuns& thread_pages = thread_pages_;
-  for_each_area(range, [&](Area& area) {
-    if (!area.protectable()) return;
-    for (const PageRange part : without(thread_pages, intersection(area.range(), range)))
-      protect_written(area, part, written);
-  });
+  for (const PageRange part : without(thread_pages_, range))
+    for_each_area(part, [&](Area& area) {
+      if (area.protectable()) protect_written(area, intersection(area.range(), part), written);
+    });
   return Seen::done;
 }
 

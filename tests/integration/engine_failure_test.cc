@@ -123,6 +123,28 @@ TEST_F(EngineFailure, a_failed_flush_fails_the_image_and_the_next_one_is_good) {
   expect_newest(expected);
 }
 
+TEST_F(EngineFailure, pages_declared_written_are_not_forgotten_over_a_failed_image) {
+  // Written through the descriptor: no tracker of mapped pages can see that.
+  const SharedPages shared(64);
+  fill(shared.span(), 1);
+  auto engine = opened();
+  ASSERT_OK(engine->protect("shared", shared.begin(), shared.bytes(), {}));
+  for (int i = 0; i < 6; ++i) ASSERT_OK(checkpoint(*engine));  // everything has gone cold
+  const std::size_t offset = 7 * Pages::page_bytes() + 100;
+  ASSERT_EQ(pwrite(shared.descriptor(), "unseen", 6, static_cast<off_t>(offset)), 6);
+  ASSERT_OK(engine->touch(shared.begin() + offset, 6));
+  disk_.add_fault({.operation = SimulatedOperation::sync, .nth = 1, .os_errno = EIO, .count = 1, .file = ".seg"});
+  ASSERT_ERROR(ErrorCode::io, checkpoint(*engine));
+  const auto expected = copy_of(shared.span());
+  const auto good = checkpoint(*engine);
+  ASSERT_OK(good);
+  EXPECT_EQ(good->changed_chunks, 1U);
+  fill(shared.span(), 2);
+  ASSERT_OK(engine->restore("latest"));
+  EXPECT_TRUE(same(shared.span(), expected));
+  ASSERT_OK(engine->close());
+}
+
 TEST_F(EngineFailure, an_image_in_flight_behind_a_failed_one_is_whole) {
   Options options = small_options("simulated");
   options.images_in_flight = 3;

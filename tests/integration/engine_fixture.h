@@ -68,12 +68,8 @@ class TemporaryDirectory {
 /// Anonymous pages of its own, so that what lies in them is known.
 class Pages {
  public:
-  explicit Pages(std::size_t count, int flags = MAP_PRIVATE) : bytes_(count * page_bytes()) {
-    void* made = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
-    if (made == MAP_FAILED) std::abort();
-    begin_ = static_cast<std::byte*>(made);
-  }
-  ~Pages() { munmap(begin_, bytes_); }
+  explicit Pages(std::size_t count) : Pages(count, MAP_PRIVATE | MAP_ANONYMOUS, -1) {}
+  virtual ~Pages() { munmap(begin_, bytes_); }
   Pages(const Pages&) = delete;
   Pages& operator=(const Pages&) = delete;
 
@@ -83,9 +79,33 @@ class Pages {
   std::byte* page(std::size_t index) const { return begin_ + index * page_bytes(); }
   std::span<std::byte> span() const { return {begin_, bytes_}; }
 
+ protected:
+  Pages(std::size_t count, int flags, int fd) : bytes_(count * page_bytes()) {
+    void* made = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (made == MAP_FAILED) std::abort();
+    begin_ = static_cast<std::byte*>(made);
+  }
+
  private:
   std::byte* begin_ = nullptr;
   std::size_t bytes_;
+};
+
+/// Shared memory that can also be written through its descriptor.
+class SharedPages : public Pages {
+ public:
+  explicit SharedPages(std::size_t count) : SharedPages(count, make(count)) {}
+  ~SharedPages() override { close(fd_); }
+  int descriptor() const { return fd_; }
+
+ private:
+  SharedPages(std::size_t count, int fd) : Pages(count, MAP_SHARED, fd), fd_(fd) {}
+  static int make(std::size_t count) {
+    const int fd = memfd_create("varve-test", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, static_cast<off_t>(count * page_bytes())) != 0) std::abort();
+    return fd;
+  }
+  int fd_;
 };
 
 /// Content that is the same for the same seed, and has no two equal pages.

@@ -73,6 +73,29 @@ TEST_F(EngineRollback, tracking_stays_right_after_a_rollback) {
   ASSERT_OK(engine.close());
 }
 
+TEST_F(EngineRollback, a_rollback_leaves_alone_what_is_the_same_in_the_restored_image) {
+  Pages memory(256);
+  fill(memory.span(), 1);
+  Engine engine = opened(options());
+  ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
+  for (int i = 0; i < 6; ++i) ASSERT_OK(checkpoint(engine));  // everything has gone cold, where the tracker can tell
+  const auto cold = checkpoint(engine);
+  ASSERT_OK(cold);
+  const auto first = copy_of(memory.span());
+  fill(std::span(memory.page(100), 2 * Pages::page_bytes()), 2);  // in the next image
+  ASSERT_OK(checkpoint(engine));
+  memory.page(200)[7] ^= std::byte{1};  // in none
+  ASSERT_OK(engine.restore(std::to_string(cold->image)));
+  EXPECT_TRUE(same(memory.span(), first));
+  const auto next = checkpoint(engine);
+  ASSERT_OK(next);
+  EXPECT_EQ(next->changed_chunks, 0U);
+  if (cold->suspect_pages == 0 && !engine.choices().tracker.starts_with("mprotect")) {  // that opens the whole region
+    EXPECT_LE(next->suspect_pages, 3U) << "what did not differ was written";
+  }
+  ASSERT_OK(engine.close());
+}
+
 TEST_F(EngineRollback, finishes_images_in_flight_first) {
   Pages memory(512);
   Engine engine = opened(options());

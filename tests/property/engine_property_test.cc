@@ -123,7 +123,7 @@ constexpr std::size_t kPage = 4096;
 class Program {
  public:
   Program(SimulatedDisk& disk, Random& random, std::string chain)
-      : disk_(disk), random_(random), chain_(std::move(chain)), memory_(kSlots * kSlotPages) {}
+      : disk_(disk), random_(random), chain_(std::move(chain)), memory_(make_memory(random)) {}
 
   void run(std::size_t steps) {
     for (std::size_t i = 0; i < steps && !::testing::Test::HasFailure() && !disk_.power_is_off(); ++i) step();
@@ -136,6 +136,7 @@ class Program {
       case 2: return restore_any();
       case 3: return random_.one_in(2) ? restart(false) : restart(true);
       case 4: return random_.one_in(3) ? fail_for_a_while() : disk_.clear_faults();
+      case 6: return random_.one_in(3) ? fail_one() : wait();
       case 5: return random_.one_in(4) ? rest() : wait();
       default: break;
     }
@@ -165,6 +166,11 @@ class Program {
   std::string describe() const { return chain_ + ": " + description_; }
 
  private:
+  static std::unique_ptr<Pages> make_memory(Random& random) {
+    constexpr std::size_t kPages = kSlots * kSlotPages;
+    if (random.one_in(3)) return std::make_unique<SharedPages>(kPages);
+    return std::make_unique<Pages>(kPages);
+  }
   std::size_t slot_of(const std::string& name) const { return static_cast<std::size_t>(name[0] - 'a'); }
 
   void open() {
@@ -239,7 +245,7 @@ class Program {
     }
   }
 
-  std::span<std::byte> slot(std::size_t index) { return {memory_.page(index * kSlotPages), kSlotPages * kPage}; }
+  std::span<std::byte> slot(std::size_t index) { return {memory_->page(index * kSlotPages), kSlotPages * kPage}; }
 
   bool place(const std::string& name, std::size_t bytes, std::size_t offset) {
     Placed placed{slot(slot_of(name)).data() + offset, bytes, {}};
@@ -286,12 +292,24 @@ class Program {
         std::memmove(part.data(), from.data(), bytes);
         break;
       }
-      case 3:  // by the kernel; the mprotect tracker wants to hear of it first
-        kernel_writes(part);
-        break;
+      case 3: return random_.one_in(2) ? kernel_writes(part) : unseen_write(part);
       default: fill(part, random_.below(4)); break;
     }
   }
+  /// Through the descriptor of shared memory, which no tracker of pages can see: it is declared.
+  void unseen_write(std::span<std::byte> part) {
+    const auto* const shared = dynamic_cast<const SharedPages*>(memory_.get());
+    if (shared == nullptr) return kernel_writes(part);
+    const std::size_t bytes = std::min<std::size_t>(part.size(), 1000);
+    const std::vector<std::byte> content(bytes, static_cast<std::byte>(random_.below(256)));
+    const auto offset = static_cast<off_t>(part.data() - memory_->begin());
+    ASSERT_EQ(pwrite(shared->descriptor(), content.data(), bytes, offset), static_cast<ssize_t>(bytes));
+    const auto touched = engine_->touch(part.data(), bytes);
+    if (!touched) {
+      EXPECT_EQ(touched.error().code(), ErrorCode::invalid_argument);  // it lies between regions
+    }
+  }
+  /// By read(2), which the mprotect tracker wants to hear of first.
   void kernel_writes(std::span<std::byte> part) {
     int ends[2];
     ASSERT_EQ(pipe(ends), 0);
@@ -371,10 +389,10 @@ class Program {
     const ImageShadow& image = images_.at(number);
     protect_regions_of(image);
     wait();
-    std::vector<std::byte> expected = copy_of(memory_.span());
+    std::vector<std::byte> expected = copy_of(memory_->span());
     for (const auto& [name, wanted] : image.regions) {
       const Placed& placed = regions_.at(name);
-      std::byte* const to = expected.data() + (placed.begin - memory_.begin());
+      std::byte* const to = expected.data() + (placed.begin - memory_->begin());
       const auto before = copy_of({placed.begin, placed.bytes});
       std::memcpy(to, wanted.content.data(), placed.bytes);
       for (const auto* ranges : {&wanted.excluded, &placed.excluded})
@@ -392,10 +410,10 @@ class Program {
     }
     for (const auto& [name, placed] : regions_)
       EXPECT_TRUE(
-          same({placed.begin, placed.bytes}, {expected.data() + (placed.begin - memory_.begin()), placed.bytes}))
+          same({placed.begin, placed.bytes}, {expected.data() + (placed.begin - memory_->begin()), placed.bytes}))
           << "region " << name << " of image " << chain_ << "/" << number;
     ++tally.restores;
-    EXPECT_TRUE(same(memory_.span(), expected)) << "image " << chain_ << "/" << number;
+    EXPECT_TRUE(same(memory_->span(), expected)) << "image " << chain_ << "/" << number;
   }
 
   void restart(bool clean) {
@@ -407,12 +425,24 @@ class Program {
     }
     engine_.reset();
     settle();
-    if (random_.one_in(2)) fill(memory_.span(), random_.next());
+    if (random_.one_in(2)) fill(memory_->span(), random_.next());
   }
   void fail_for_a_while() {
     const SimulatedOperation kinds[] = {SimulatedOperation::write, SimulatedOperation::sync,
                                         SimulatedOperation::allocate, SimulatedOperation::open};
     disk_.add_random_faults(kinds[random_.below(4)], 1 + random_.below(4), random_.one_in(2) ? EIO : ENOSPC);
+  }
+  /// One image fails for certain; the next one holds its pages.
+  void fail_one() {
+    if (random_.one_in(2)) rest();
+    const auto there = slot(random_.below(kSlots));
+    unseen_write(there.subspan(random_.below(there.size())));
+    disk_.add_random_faults(SimulatedOperation::sync, 1, EIO);
+    checkpoint();
+    wait();
+    disk_.clear_faults();
+    if (random_.one_in(2)) write();
+    checkpoint();
   }
   void rest() {
     wait();  // several quiet images: pages go cold
@@ -422,7 +452,7 @@ class Program {
   SimulatedDisk& disk_;
   Random& random_;
   const std::string chain_;
-  Pages memory_;
+  const std::unique_ptr<Pages> memory_;  // private or shared
   std::unique_ptr<EngineImplementation> engine_;
   std::map<std::string, Placed> regions_;
   std::map<std::uint64_t, ImageShadow> images_;

@@ -18,7 +18,7 @@
 //
 // Threads: an Engine may be called from any thread; calls that change or cut regions wait for each other. During
 // checkpoint() and restore() no thread may write protected memory (call it between steps, or under your own lock);
-// at all other times all may. Engine threads block all signals. In a child that the program forks itself every call
+// at all other times all may. Engine threads block sent signals. In a child that the program forks itself every call
 // returns `unsupported` and nothing of the parent's is disturbed.
 //
 // Memory: staging (Options::staging_bytes) and, besides it, under 1.5 % of the protected memory plus the store's index

@@ -4,12 +4,16 @@
 #include "engine/cooler.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <thread>
 
 #include <gtest/gtest.h>
 
+#include "tests/support/refuse_syscalls.h"
 #include "tests/support/simulated_io.h"
 
 namespace varve {
@@ -168,6 +172,21 @@ TEST(ReadRacingMemory, copies_while_others_write_and_refuses_what_is_not_mapped)
   writer.join();
   munmap(memory, 4096);
   EXPECT_FALSE(read_racing_memory(memory, into));
+}
+
+TEST(ReadRacingMemory, works_where_the_system_call_is_refused) {
+  const std::vector<std::byte> memory(10'000, std::byte{7});
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!test::refuse_syscalls({SYS_process_vm_readv})) _exit(77);
+    std::vector<std::byte> into(memory.size());
+    _exit(read_racing_memory(memory.data(), into) && into == memory ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "no seccomp filters here";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace
