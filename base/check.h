@@ -9,10 +9,10 @@ namespace varve {
 [[noreturn]] void check_failed(const char* file, int line, const char* condition) noexcept;
 }  // namespace varve
 
-#define VARVE_CHECK(condition)                                              \
-  do {                                                                      \
-    if (!(condition)) [[unlikely]]                                          \
-      ::varve::check_failed(__FILE__, __LINE__, #condition);                \
+#define VARVE_CHECK(condition)                               \
+  do {                                                       \
+    if (!(condition)) [[unlikely]]                           \
+      ::varve::check_failed(__FILE__, __LINE__, #condition); \
   } while (false)
 
 #ifdef VARVE_AUDIT_ENABLED

@@ -15,7 +15,8 @@ namespace varve {
   X(cut_begin) X(capture_half) X(capture_done) \
   X(reduce_half) X(reduce_done) \
   X(store_created_directory) X(store_created_file) X(segment_created) X(segment_directory_synced) \
-  X(frame_written) X(image_before_manifest) X(manifest_written) X(image_before_sync) X(image_synced) X(image_committed) \
+  X(frame_written) X(image_before_manifest) X(manifest_written) \
+  X(image_before_sync) X(image_synced) X(image_committed) \
   X(segment_footer_written) X(segment_sealed) X(inventory_written) X(inventory_renamed) \
   X(failed_segment_sealed) X(recovery_scanned) X(recovery_sealed) \
   X(restore_half) X(restore_done)

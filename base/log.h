@@ -5,9 +5,9 @@
 // Any thread may log; not for signal handlers or the forked holder.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <string_view>
+
+#include <fmt/format.h>
 
 namespace varve::log {
 

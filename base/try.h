@@ -9,10 +9,10 @@
 #define VARVE_CONCAT(a, b) VARVE_CONCAT_INNER(a, b)
 
 /// Evaluates a Status or Result; on error returns it from the enclosing function.
-#define VARVE_TRY(...)                                              \
-  do {                                                              \
-    auto varve_status_ = (__VA_ARGS__);                             \
-    if (!varve_status_.has_value()) return varve_status_.error();   \
+#define VARVE_TRY(...)                                            \
+  do {                                                            \
+    auto varve_status_ = (__VA_ARGS__);                           \
+    if (!varve_status_.has_value()) return varve_status_.error(); \
   } while (false)
 
 /// VARVE_TRY_ASSIGN(auto file, io.open(name)): on error returns it, else assigns the value.

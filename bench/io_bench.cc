@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sequential writing as a store does it: 512 KiB a piece by O_DIRECT into a preallocated file, several in flight, then
-// one sync; both back ends, by queue depth. And random reads of 64 KiB, in batches. The files lie in $VARVE_BENCH_DIR
+// one sync; both back ends, by queue depth. And random reads of 64 KiB, in batches. The files lie in $TMPDIR
 // or the current directory.
 #include <stdlib.h>
 
@@ -24,8 +24,8 @@ constexpr std::size_t kReadBytes = std::size_t{64} << 10;
 class BenchDirectory {
  public:
   BenchDirectory() {
-    const char* parent = std::getenv("VARVE_BENCH_DIR");
-    path_ = std::string(parent != nullptr ? parent : ".") + "/varve-io-bench-XXXXXX";
+    const char* parent = std::getenv("TMPDIR");
+    path_ = std::string(parent != nullptr ? parent : "/var/tmp") + "/varve-io-bench-XXXXXX";
     if (mkdtemp(path_.data()) == nullptr) std::abort();
   }
   ~BenchDirectory() {

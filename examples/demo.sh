@@ -206,8 +206,14 @@ run_example() {
 after_kill() {
   local reached
   reached=$(reached_step "$work/$name.$run.err")
-  account_resume
   in_flight=-
+  if [ $run -gt 1 ] && [ "$resumed_image" -eq 0 ] && [ "$cut_image" -eq 0 ] && [ "$reached" -eq 0 ]; then
+    # Killed before it had read its image: it has neither resumed nor begun, and the next run owes what this one did.
+    row $run "killed ($mode)" - 'killed before' - - -
+    kills=$((kills + 1))
+    return
+  fi
+  account_resume
   [ "$cut_image" -le "$durable_image" ] || in_flight="image $cut_image"
   [ "$in_flight" = - ] || flights=$((flights + 1))
   row $run "killed ($mode)" "$reached" "$from" "$again" "image $durable_image" "$in_flight"

@@ -66,10 +66,10 @@ struct Manifest {
   ImageKind kind = ImageKind::full;
   std::uint64_t time_ns = 0;
   std::string label;
-  std::string architecture;      ///< "x86_64"
+  std::string architecture;  ///< "x86_64"
   std::uint32_t page_bytes = 0;
   std::uint32_t chunk_bytes = 0;
-  std::vector<RegionRecord> regions;  ///< all regions of the image, those without changes too
+  std::vector<RegionRecord> regions;                    ///< all regions of the image, those without changes too
   std::map<std::string, std::vector<std::byte>> blobs;  ///< opaque, named by the layer above
 
   friend bool operator==(const Manifest&, const Manifest&) = default;

@@ -57,9 +57,7 @@ class [[nodiscard]] Error {
   const std::string& what() const { return detail_->text.what; }
   const std::string& cause() const { return detail_->text.cause; }
   const std::string& remedy() const { return detail_->text.remedy; }
-  std::string message() const {
-    return detail_->text.what + ": " + detail_->text.cause + "; " + detail_->text.remedy;
-  }
+  std::string message() const { return detail_->text.what + ": " + detail_->text.cause + "; " + detail_->text.remedy; }
 
  private:
   struct Detail {

@@ -86,8 +86,8 @@ struct RegionOptions {
 };
 
 struct CheckpointOptions {
-  bool full = false;   ///< a full image whatever the policy says
-  bool sync = false;   ///< return only when the image is durable (or has failed: then its error is returned)
+  bool full = false;       ///< a full image whatever the policy says
+  bool sync = false;       ///< return only when the image is durable (or has failed: then its error is returned)
   std::string label = {};  ///< a name for the image, unique in its chain: letters, digits, '-', '_', '.'; no number
 };
 
@@ -112,12 +112,12 @@ struct ImageResult {
   std::uint64_t raw_bytes = 0;      ///< of new chunks
   std::uint64_t written_bytes = 0;  ///< to disk for this image: frames, manifest, padding
 
-  std::uint64_t stall_ns = 0;    ///< all of checkpoint() up to its return (without the wait of `sync`)
-  std::uint64_t scan_ns = 0;     ///< of it: listing the suspects
-  std::uint64_t capture_ns = 0;  ///< of it: copy or fork
-  std::uint64_t reduce_ns = 0;   ///< background: hash, deduplicate, compress, hand to io
-  std::uint64_t commit_ns = 0;   ///< background: manifest and flush
-  std::uint64_t durable_ns = 0;  ///< from the begin of checkpoint() to durable
+  std::uint64_t stall_ns = 0;       ///< all of checkpoint() up to its return (without the wait of `sync`)
+  std::uint64_t scan_ns = 0;        ///< of it: listing the suspects
+  std::uint64_t capture_ns = 0;     ///< of it: copy or fork
+  std::uint64_t reduce_ns = 0;      ///< background: hash, deduplicate, compress, hand to io
+  std::uint64_t commit_ns = 0;      ///< background: manifest and flush
+  std::uint64_t durable_ns = 0;     ///< from the begin of checkpoint() to durable
   Capture capture = Capture::copy;  ///< which one served the most bytes
 };
 
@@ -153,8 +153,8 @@ struct ImageInfo {
 /// Called around cuts; the context is the caller's own. Hooks run in the thread that called the engine, and must not
 /// call the engine. Empty ones are skipped.
 struct Hooks {
-  std::function<void()> before_cut;      ///< last chance to write protected memory
-  std::function<void()> after_cut;       ///< the content is safe; the program may write again
+  std::function<void()> before_cut;  ///< last chance to write protected memory
+  std::function<void()> after_cut;   ///< the content is safe; the program may write again
   std::function<void(const ImageInfo&)> after_restore;
 };
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "varve/result.h"
 
-#include <gtest/gtest.h>
-
 #include <cerrno>
 #include <memory>
+
+#include <gtest/gtest.h>
 
 #include "base/os_error.h"
 #include "base/try.h"
@@ -14,7 +14,8 @@ namespace {
 
 Result<int> half(int value) {
   if (value % 2 != 0)
-    return fail(ErrorCode::invalid_argument, {"halving of " + std::to_string(value) + " refused", "it is odd", "give an even one"});
+    return fail(ErrorCode::invalid_argument,
+                {"halving of " + std::to_string(value) + " refused", "it is odd", "give an even one"});
   return value / 2;
 }
 
