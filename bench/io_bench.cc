@@ -2,7 +2,7 @@
 //
 // Sequential writing as a store does it: 512 KiB a piece by O_DIRECT into a preallocated file, several in flight, then
 // one sync; both back ends, by queue depth. And random reads of 64 KiB, in batches. The files lie in $TMPDIR
-// or the current directory.
+// or /var/tmp.
 #include <stdlib.h>
 
 #include <cstring>
