@@ -15,6 +15,8 @@ namespace {
 /// Failures kept for wait() and close(); beyond it those in the middle are forgotten, their tickets know them still.
 constexpr std::size_t kFailuresMax = 64;
 constexpr std::size_t kSpareRunsMax = 256;
+/// Between looks for an image to write, which waits for that long.
+constexpr std::uint64_t kWarmUpNs = 2'000'000;
 
 }  // namespace
 
@@ -44,9 +46,20 @@ void BackgroundWriter::push(std::shared_ptr<ImageJob> job) {
   changed_.notify_all();
 }
 
+void BackgroundWriter::warm_up() {
+  MutexLock lock(mutex_);
+  warming_up_ = true;
+  changed_.notify_all();
+}
+
 std::size_t BackgroundWriter::in_flight() {
   MutexLock lock(mutex_);
   return static_cast<std::size_t>(pushed_ - resolved_);
+}
+
+std::uint64_t BackgroundWriter::failed() {
+  MutexLock lock(mutex_);
+  return failed_;
 }
 
 std::vector<std::shared_ptr<TicketState>> BackgroundWriter::tickets_in_flight() {
@@ -126,13 +139,27 @@ void BackgroundWriter::run() {
 }
 
 std::shared_ptr<ImageJob> BackgroundWriter::next_job() {
+  {
+    MutexLock lock(mutex_);
+    busy_ = false;
+    changed_.notify_all();
+  }
+  while (take_warm_up())
+    if (capturer_.warm_up(kWarmUpNs)) warm_up();
   MutexLock lock(mutex_);
-  busy_ = false;
-  changed_.notify_all();
   while (queue_.empty() && !stopping_) changed_.wait(mutex_);
   if (queue_.empty()) return nullptr;
   busy_ = true;
   return queue_.front();  // it stays there until it is resolved: in flight
+}
+
+/// Waits until there is something to do. True: only staging to warm up.
+bool BackgroundWriter::take_warm_up() {
+  MutexLock lock(mutex_);
+  while (queue_.empty() && !stopping_ && !warming_up_) changed_.wait(mutex_);
+  if (!queue_.empty() || stopping_) return false;
+  warming_up_ = false;
+  return true;
 }
 
 void BackgroundWriter::process(ImageJob& job) {
@@ -145,6 +172,7 @@ void BackgroundWriter::process(ImageJob& job) {
     MutexLock lock(mutex_);
     job.ticket->resolve(std::move(result));
     if (!committed) {
+      ++failed_;
       std::erase_if(failures_, [](const auto& ticket) { return ticket->asked(); });
       if (failures_.size() >= kFailuresMax) failures_.erase(failures_.begin() + kFailuresMax / 2);
       failures_.push_back(job.ticket);

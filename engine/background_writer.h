@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "engine/capture.h"
 #include "engine/cooler.h"
 #include "engine/image_job.h"
 #include "engine/image_writer.h"
@@ -30,7 +31,8 @@ namespace varve {
 
 class BackgroundWriter {
  public:
-  BackgroundWriter(ImageWriter& writer, Cooler& cooler) : writer_(writer), cooler_(cooler) {}
+  BackgroundWriter(ImageWriter& writer, Cooler& cooler, Capturer& capturer)
+      : writer_(writer), cooler_(cooler), capturer_(capturer) {}
   /// Like stop(drop), where stop() was not called.
   ~BackgroundWriter();
   BackgroundWriter(const BackgroundWriter&) = delete;
@@ -40,8 +42,13 @@ class BackgroundWriter {
   Status start();
   void push(std::shared_ptr<ImageJob> job) VARVE_EXCLUDES(mutex_);
 
+  /// Has staging faulted in for what the capturer expects, while no image is to be written.
+  void warm_up() VARVE_EXCLUDES(mutex_);
+
   /// Images captured or being captured whose tickets are not resolved.
   std::size_t in_flight() VARVE_EXCLUDES(mutex_);
+  /// Images that failed so far.
+  std::uint64_t failed() VARVE_EXCLUDES(mutex_);
   std::vector<std::shared_ptr<TicketState>> tickets_in_flight() VARVE_EXCLUDES(mutex_);
   bool label_in_flight(const std::string& label) VARVE_EXCLUDES(mutex_);
   void wait_for_room(std::size_t in_flight_max) VARVE_EXCLUDES(mutex_);
@@ -65,12 +72,14 @@ class BackgroundWriter {
 
  private:
   void run();
+  bool take_warm_up() VARVE_EXCLUDES(mutex_);
   std::shared_ptr<ImageJob> next_job() VARVE_EXCLUDES(mutex_);
   void process(ImageJob& job) VARVE_EXCLUDES(mutex_);
   void give_back(ImageJob& job) VARVE_REQUIRES(mutex_);
 
   ImageWriter& writer_;
   Cooler& cooler_;
+  Capturer& capturer_;
   std::atomic<bool> dropping_{false};
 
   Mutex mutex_;
@@ -78,7 +87,9 @@ class BackgroundWriter {
   std::deque<std::shared_ptr<ImageJob>> queue_ VARVE_GUARDED_BY(mutex_);  // the first one may be being written
   std::uint64_t pushed_ VARVE_GUARDED_BY(mutex_) = 0;
   std::uint64_t resolved_ VARVE_GUARDED_BY(mutex_) = 0;
+  std::uint64_t failed_ VARVE_GUARDED_BY(mutex_) = 0;
   bool busy_ VARVE_GUARDED_BY(mutex_) = false;
+  bool warming_up_ VARVE_GUARDED_BY(mutex_) = false;
   bool stopping_ VARVE_GUARDED_BY(mutex_) = false;
   std::vector<std::shared_ptr<TicketState>> failures_ VARVE_GUARDED_BY(mutex_);
   std::vector<tracker::PageRuns> spare_runs_ VARVE_GUARDED_BY(mutex_);

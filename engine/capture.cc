@@ -49,6 +49,10 @@ class StagingCapturer final : public Capturer {
   std::shared_ptr<CaptureStream> make_stream() override { return std::make_shared<StagedStream>(pool_, costs_); }
   Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) override;
   bool would_wait(std::uint64_t bytes) override;
+  void expect(std::uint64_t bytes) override {
+    if (wanted_ != Capture::fork) pool_->expect(bytes);
+  }
+  bool warm_up(std::uint64_t budget_ns) override { return pool_->warm_up(budget_ns); }
   std::uint64_t staging_bytes() const override { return pool_->warm_bytes() + holders_.buffer_bytes(); }
   std::string describe() const override;
 

@@ -85,11 +85,15 @@ class Capturer {
   /// Whether a cut of this many bytes would have to wait for the consumer now. False while nothing is in flight: a cut
   /// that is larger than staging waits then too, but not because the writer is behind.
   virtual bool would_wait(std::uint64_t bytes) = 0;
+  /// Announces that a cut of this many bytes will come, for warm_up() to aim at. Any thread.
+  virtual void expect(std::uint64_t bytes) = 0;
+  /// Faults in staging for what is expected, for about `budget_ns`. False when there is no more to do. Any thread.
+  virtual bool warm_up(std::uint64_t budget_ns) = 0;
   virtual std::uint64_t staging_bytes() const = 0;  ///< faulted in now
   virtual std::string describe() const = 0;         ///< "auto (copy 8.1 GB/s, fork works)" for Choices
 };
 
-/// How the kernel maps a range, from /proc/self/smaps: read once at protect().
+/// How the kernel maps a range, from /proc/self/smaps: read at protect(), and again after an image has failed.
 struct MappingTraits {
   bool readable = true;       ///< all of it
   bool mapped = true;         ///< no holes

@@ -66,6 +66,7 @@ Result<Ticket> EngineImplementation::cut(const CheckpointOptions& options, std::
   writer_->wait_for_room(room);
 
   if (hooks_.before_cut) hooks_.before_cut();
+  look_at_mappings_again();
   Cut cut;
   auto ticket = cut_and_capture(options, begin_ns, cut);
   if (hooks_.after_cut) hooks_.after_cut();
@@ -76,6 +77,15 @@ Result<Ticket> EngineImplementation::cut(const CheckpointOptions& options, std::
   if (!ticket) return ticket.error();
   if (!ticket->has_value()) return behind("staging memory is full of images that are being written");
   return **ticket;
+}
+
+void EngineImplementation::look_at_mappings_again() {
+  const std::uint64_t failed = writer_->failed();
+  if (failed == failures_seen_) return;
+  failures_seen_ = failed;
+  for (const auto& [name, region] : regions_.all())
+    if (auto traits = inspect_mapping(region->begin, region->bytes()); traits && traits->mapped)
+      region->traits = std::move(traits).value();
 }
 
 Result<Ticket> EngineImplementation::behind(const std::string& cause) {

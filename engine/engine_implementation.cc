@@ -92,7 +92,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   image_writer_ = std::make_unique<ImageWriter>(
       *store_, *chain_, ImageWriterOptions{options_.chain, options_.full_every, options_.verify_on_dedup});
   cooler_ = std::make_unique<Cooler>(*store_, cooling_mutex_, newest_epoch_);
-  auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_);
+  auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_, *capturer_);
   VARVE_TRY(writer->start());
   writer_ = std::move(writer);
   if (!file_system_.durable)
@@ -132,6 +132,12 @@ Status EngineImplementation::protect(std::string_view name, void* address, std::
                                    .element_bytes = options.element_bytes,
                                    .chunk_bytes = store_->chunk_bytes()};
   VARVE_TRY(regions_.add(wanted, wanted_.tracker, this));
+  if (last_number_ != 0) return {};
+  // The first image of a chain holds everything. A later run restores first, and goes on with deltas.
+  std::uint64_t protected_bytes = 0;
+  for (const auto& [other, region] : regions_.all()) protected_bytes += region->bytes();
+  capturer_->expect(protected_bytes);
+  writer_->warm_up();
   return {};
 }
 

@@ -73,6 +73,8 @@ class EngineImplementation {
   /// Empty: behind, and the options say what to do about it.
   Result<std::optional<Ticket>> cut_and_capture(const CheckpointOptions& options, std::uint64_t begin_ns, Cut& cut)
       VARVE_REQUIRES(api_mutex_);
+  /// After a failed image: the program may have changed its mappings since protect().
+  void look_at_mappings_again() VARVE_REQUIRES(api_mutex_);
   Status list_suspects(ImageJob& job) VARVE_REQUIRES(api_mutex_);
   Result<Ticket> behind(const std::string& cause) VARVE_REQUIRES(api_mutex_);
   std::string next_image() const VARVE_REQUIRES(api_mutex_);
@@ -107,9 +109,10 @@ class EngineImplementation {
   RegionTable regions_ VARVE_GUARDED_BY(api_mutex_);
   Hooks hooks_ VARVE_GUARDED_BY(api_mutex_);
   std::uint64_t last_number_ VARVE_GUARDED_BY(api_mutex_) = 0;
-  std::string half_restored_ VARVE_GUARDED_BY(api_mutex_);       // the image whose restore failed half-way; else empty
-  std::vector<MemorySpan> spans_ VARVE_GUARDED_BY(api_mutex_);   // kept from cut to cut, so that none allocates
-  std::vector<ChunkRange> chunks_ VARVE_GUARDED_BY(api_mutex_);  // likewise
+  std::uint64_t failures_seen_ VARVE_GUARDED_BY(api_mutex_) = 0;  // of the writer's failed images
+  std::string half_restored_ VARVE_GUARDED_BY(api_mutex_);        // the image whose restore failed half-way; else empty
+  std::vector<MemorySpan> spans_ VARVE_GUARDED_BY(api_mutex_);    // kept from cut to cut, so that none allocates
+  std::vector<ChunkRange> chunks_ VARVE_GUARDED_BY(api_mutex_);   // likewise
   bool closed_ VARVE_GUARDED_BY(api_mutex_) = false;
 };
 

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/os_error.h"
 #include "base/try.h"
+#include "engine/mapping.h"
 #include "engine/staging.h"
 
 #ifndef CLONE_PIDFD
@@ -182,7 +183,29 @@ bool ForkHolder::memory_is_readable() {
 }
 
 Result<std::optional<Extent>> ForkHolder::next() {
+  if (!mappings_checked_) {
+    VARVE_TRY(check_mappings());
+    mappings_checked_ = true;
+  }
   return access_ == HolderAccess::memory ? next_from_memory() : next_from_ring();
+}
+
+/// From the holder's own mappings, which are as of the clone; where they can't be read, from ours.
+Status ForkHolder::check_mappings() {
+  const std::string holder = access_ == HolderAccess::memory ? std::to_string(pid_) : "self";
+  auto ranges = mappings_not_held_by_fork(holder);
+  if (!ranges) return how_it_ended() ? failed(ESRCH) : ranges.error();
+  for (const MemorySpan& span : spans_) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(span.begin);
+    for (const AddressRange& range : ranges.value())
+      if (range.begin < begin + span.bytes && begin < range.end)
+        return fail(ErrorCode::unsupported,
+                    {"reading of the memory captured by fork failed",
+                     fmt::format("the mapping [{:#x}, {:#x}) became shared or MADV_WIPEONFORK after protect()",
+                                 range.begin, range.end),
+                     "nothing needs to be done: the next image copies this memory"});
+  }
+  return {};
 }
 
 Result<std::optional<Extent>> ForkHolder::next_from_memory() {

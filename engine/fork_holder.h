@@ -67,7 +67,8 @@ class ForkHolder {
   ForkHolder(const ForkHolder&) = delete;
   ForkHolder& operator=(const ForkHolder&) = delete;
 
-  /// The next extent, valid until the next call; empty at the end. `io` when the holder is gone or can't be read.
+  /// The next extent, valid until the next call; empty at the end. `io` when the holder is gone or can't be read,
+  /// `unsupported` when the memory is, other than its span says, of a kind that it does not hold.
   Result<std::optional<Extent>> next();
   pid_t pid() const { return pid_; }
   HolderAccess access() const { return access_; }
@@ -81,6 +82,9 @@ class ForkHolder {
   Status map_shared();
   void wait_until_ready();
   bool memory_is_readable();
+  /// Whether the holder's memory is what the spans were at the cut; what the program did to a mapping since protect()
+  /// shows here.
+  Status check_mappings();
   Result<std::optional<Extent>> next_from_memory();
   Status read_pieces(const Extent& extent);
   Result<std::optional<Extent>> next_from_ring();
@@ -110,6 +114,7 @@ class ForkHolder {
   std::size_t shared_bytes_ = 0;
   std::uint64_t clone_ns_ = 0;
 
+  bool mappings_checked_ = false;
   std::byte* buffer_ = nullptr;  // memory
   std::size_t span_ = 0;         // memory: next to read
   std::size_t done_ = 0;         // of it

@@ -93,6 +93,26 @@ MappingTraits MappingReader::finish() {
   return traits_;
 }
 
+Result<std::vector<AddressRange>> mappings_not_held_by_fork(const std::string& process) {
+  std::vector<AddressRange> found;
+  AddressRange current;
+  const auto line = [&](std::string_view text) {
+    std::string_view permissions;
+    AddressRange next;
+    if (parse_header(text, next.begin, next.end, permissions)) {
+      current = next;
+      if (permissions[3] != 'p') found.push_back(current);
+    } else if (text.starts_with("VmFlags:") && text.find(" wf") != std::string_view::npos) {
+      found.push_back(current);
+    }
+    return true;
+  };
+  if (read_lines("/proc/" + process + "/smaps", line)) return found;
+  found.clear();
+  VARVE_TRY(read_lines("/proc/" + process + "/maps", line));
+  return found;
+}
+
 Status read_lines(const std::string& path, const std::function<bool(std::string_view)>& consume) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid()) return os_error("reading of " + path + " failed", errno);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/capture.h"
 
@@ -32,6 +33,16 @@ class MappingReader {
   bool first_ = true;
   MappingTraits traits_;
 };
+
+struct AddressRange {
+  std::uintptr_t begin = 0;
+  std::uintptr_t end = 0;
+};
+
+/// The mappings of a process ("self" or its pid) that fork(2) does not hold for a child though it has them: shared
+/// ones, which the child sees change, and those with MADV_WIPEONFORK, which are zero there. Reads smaps, or maps where
+/// there is no smaps, which does not tell the second kind.
+Result<std::vector<AddressRange>> mappings_not_held_by_fork(const std::string& process);
 
 /// Calls `consume` with each line of the file until it returns false. The error of opening or reading.
 Status read_lines(const std::string& path, const std::function<bool(std::string_view)>& consume);

@@ -130,6 +130,11 @@ bool StagingPool::grow() {
   return false;
 }
 
+void StagingPool::expect(std::uint64_t bytes) {
+  MutexLock lock(mutex_);
+  need_ = std::max(need_, std::min(bound_, extents_for(bytes)));
+}
+
 void StagingPool::begin_cut(std::uint64_t bytes) {
   MutexLock lock(mutex_);
   const auto in_use = warm_ - static_cast<std::uint32_t>(free_.size());
@@ -170,22 +175,23 @@ void StagingPool::release(const Extent& extent) {
   released_.notify_all();
 }
 
-void StagingPool::warm_up(std::uint64_t budget_ns) {
+bool StagingPool::warm_up(std::uint64_t budget_ns) {
   const std::uint64_t begin = monotonic_ns();
-  while (monotonic_ns() - begin <= budget_ns) {
+  do {
     bool too_many = false;
     {
       MutexLock lock(mutex_);
       const std::uint32_t aim = std::max({first_, need_, need_before_});
       too_many = warm_ > aim && !free_.empty();
-      if (!too_many && warm_ + growing_ >= aim) return;
+      if (!too_many && warm_ + growing_ >= aim) return false;
     }
     if (too_many) {
       give_back();
     } else if (!grow()) {
-      return;
+      return false;
     }
-  }
+  } while (monotonic_ns() - begin <= budget_ns);
+  return true;
 }
 
 void StagingPool::give_back() {

@@ -44,14 +44,16 @@ class StagingPool {
   StagingPool(const StagingPool&) = delete;
   StagingPool& operator=(const StagingPool&) = delete;
 
-  /// Announces a cut of this many bytes, for warm_up() to aim at.
+  /// A cut of this many bytes will come: warm_up() aims at it.
+  void expect(std::uint64_t bytes);
+  /// A cut of this many bytes begins. Likewise.
   void begin_cut(std::uint64_t bytes);
   /// An empty extent. Waits for release() when the bound is reached.
   Extent acquire(StagingStall& stall);
   void release(const Extent& extent);
   /// Background: faults in what recent cuts needed, at most for about `budget_ns`; gives back what none needed for
-  /// long.
-  void warm_up(std::uint64_t budget_ns);
+  /// long. False when there is nothing more to do.
+  bool warm_up(std::uint64_t budget_ns);
 
   /// How many bytes of content can be acquired now without waiting (with room left for cutting at chunk boundaries).
   std::uint64_t room_bytes() const;

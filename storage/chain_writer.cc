@@ -310,7 +310,8 @@ Result<Committed> ChainWriterImplementation::finish_commit(const Manifest& manif
   VARVE_TRY(append_all());
   VARVE_FAULT_POINT(image_before_manifest);
   for ([[maybe_unused]] const RegionRecord& region : manifest.regions)
-    VARVE_AUDIT(std::ranges::all_of(region.names, [&](const ChunkName& name) { return store_.find_chunk(name, {}); }));
+    VARVE_AUDIT(std::ranges::all_of(region.names,
+                                    [&](const ChunkName& name) { return store_.find_chunk(name, {}).has_value(); }));
   next_number_ = std::max(next_number_, manifest.number + 1);  // used up from now on, whatever happens
   store_.raise_next_number(chain_, next_number_);
   CommitBlock block;

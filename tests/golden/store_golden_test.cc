@@ -124,7 +124,7 @@ void check_store(SimulatedDisk& disk) {
 }
 
 TEST(StoreGolden, StoresOfEveryFormatVersionRestoreAndGoOn) {
-  const auto here = std::filesystem::path(__FILE__).parent_path();
+  const auto here = std::filesystem::path(VARVE_SOURCE_DIR) / "tests/golden";
   int found = 0;
   for (const auto& entry : std::filesystem::directory_iterator(here)) {
     if (!entry.is_directory() || !entry.path().filename().string().starts_with("store_format_")) continue;

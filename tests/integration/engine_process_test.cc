@@ -197,6 +197,35 @@ int child_fills_its_disk(const std::vector<std::string>& arguments) {
   return engine->close() ? 0 : 6;
 }
 
+/// What the program does to a mapping after protect() is seen, at the latest when its image is read.
+TEST_F(EngineProcess, memory_that_forks_stop_holding_fails_one_image_and_is_copied_from_then_on) {
+  for (const int advice : {MADV_WIPEONFORK, MADV_DONTFORK}) {
+    Options forked = options();
+    forked.chain = "advice-" + std::to_string(advice);
+    forked.capture = Capture::fork;
+    Pages memory(32);
+    fill(memory.span(), 7);
+    Engine engine = opened(forked);
+    ASSERT_OK(engine.protect("grid", memory.begin(), memory.bytes()));
+    ASSERT_OK(checkpoint(engine));
+
+    ASSERT_EQ(madvise(memory.begin(), memory.bytes(), advice), 0);
+    fill(memory.span(), 8);
+    const auto failed = checkpoint(engine);
+    ASSERT_FALSE(failed.has_value()) << "advice " << advice;
+    memory.page(3)[5] ^= std::byte{1};
+    const auto expected = copy_of(memory.span());
+    const auto copied = checkpoint(engine);
+    ASSERT_OK(copied);
+    EXPECT_EQ(copied->capture, Capture::copy);
+    EXPECT_EQ(copied->changed_chunks, 32U);
+    fill(memory.span(), 9);
+    ASSERT_OK(engine.restore("latest"));
+    EXPECT_TRUE(same(memory.span(), expected)) << "advice " << advice;
+    ASSERT_OK(engine.close());
+  }
+}
+
 TEST_F(EngineProcess, a_file_size_limit_fails_the_image_and_not_the_program) {
   EXPECT_EQ(run_child("fill-disk", {directory_ / "store"}).exit_status, 0);
 }
@@ -244,6 +273,20 @@ TEST_F(EngineProcess, images_on_tmpfs_are_written_and_never_durable) {
   EXPECT_NE(first, std::string::npos) << shown;
   EXPECT_EQ(shown.find("never durable", first + 1), std::string::npos) << "it warns once:\n" << shown;
   std::filesystem::remove_all(path);
+}
+
+/// So that the first image, which holds everything, does not have it in its stall.
+TEST_F(EngineProcess, staging_for_the_first_image_is_made_before_it) {
+  Options roomy = options();
+  roomy.staging_bytes = std::size_t{128} << 20;
+  roomy.capture = Capture::copy;
+  Engine engine = opened(roomy);
+  ASSERT_LE(engine.memory_use().staging_bytes, std::size_t{64} << 20);
+  Pages memory((std::size_t{100} << 20) / Pages::page_bytes());
+  ASSERT_OK(engine.protect("grid", memory.begin(), memory.bytes()));
+  for (int i = 0; i < 3000 && engine.memory_use().staging_bytes < memory.bytes(); ++i) usleep(10'000);
+  EXPECT_GE(engine.memory_use().staging_bytes, memory.bytes());
+  ASSERT_OK(engine.close());
 }
 
 TEST_F(EngineProcess, says_what_serves_it) {

@@ -24,7 +24,7 @@ std::string hex_lines(std::span<const std::byte> bytes) {
 
 std::string hex_block(std::string_view document, std::string_view name) {
   // This file is tests/support/hex_document.cc of the tree that is tested.
-  const auto root = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  const auto root = std::filesystem::path(VARVE_SOURCE_DIR);
   std::ifstream file(root / "docs" / "formats" / document);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   const std::string begin = fmt::format("```hex {}\n", name);

@@ -5,3 +5,4 @@
 
 #include "varve/engine.h"
 #include "varve/result.h"
+#include "varve/safe_point.h"

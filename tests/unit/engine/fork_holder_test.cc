@@ -269,6 +269,23 @@ TEST_P(Holder, fails_with_an_error_where_part_of_the_memory_is_not_there) {
       << said;
 }
 
+TEST_P(Holder, refuses_memory_that_became_of_a_kind_that_it_does_not_hold) {
+  ASSERT_EQ(madvise(memory_.get() + kMiB, 4096, MADV_WIPEONFORK), 0);
+  auto wiped = start();
+  ASSERT_NE(wiped, nullptr);
+  std::string said = read_to_the_error(*wiped);
+  EXPECT_EQ(said.find("unsupported: "), 0U) << said;
+  EXPECT_NE(said.find("MADV_WIPEONFORK"), std::string::npos) << said;
+
+  ASSERT_EQ(madvise(memory_.get() + kMiB, 4096, MADV_KEEPONFORK), 0);
+  ASSERT_NE(mmap(memory_.get() + kMiB, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            MAP_FAILED);
+  auto shared = start();
+  ASSERT_NE(shared, nullptr);
+  said = read_to_the_error(*shared);
+  EXPECT_NE(said.find("became shared"), std::string::npos) << said;
+}
+
 TEST_P(Holder, is_not_touched_when_a_child_of_the_program_drops_it) {
   auto holder = start();
   ASSERT_NE(holder, nullptr);

@@ -109,6 +109,19 @@ TEST(Staging, warms_up_in_the_background_what_the_last_cuts_needed) {
   for (const auto& extent : held) pool->release(extent);
 }
 
+TEST(Staging, warms_up_for_a_cut_that_was_announced) {
+  auto pool = make(64 * kMiB, 4 * kMiB);
+  ASSERT_NE(pool, nullptr);
+  pool->expect(20 * kMiB);
+  while (pool->warm_up(1)) {
+  }
+  EXPECT_GE(pool->warm_bytes(), 20 * kMiB);
+  EXPECT_LE(pool->warm_bytes(), 24 * kMiB);
+  pool->expect(10 * kMiB);
+  EXPECT_FALSE(pool->warm_up(kLong));
+  EXPECT_LE(pool->warm_bytes(), 24 * kMiB) << "less is no reason to give back";
+}
+
 TEST(Staging, gives_back_what_no_cut_needed_for_long) {
   const auto pool = make(64 * kMiB, 4 * kMiB);
   pool->begin_cut(40 * kMiB);
