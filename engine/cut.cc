@@ -85,7 +85,7 @@ void EngineImplementation::look_at_mappings_again() {
   failures_seen_ = failed;
   for (const auto& [name, region] : regions_.all())
     if (auto traits = inspect_mapping(region->begin, region->bytes()); traits && traits->mapped)
-      region->traits = std::move(traits).value();
+      region->traits.fork_holds_it = traits->fork_holds_it;  // the rest is read by the background
 }
 
 Result<Ticket> EngineImplementation::behind(const std::string& cause) {
