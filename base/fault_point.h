@@ -19,6 +19,9 @@ namespace varve {
   X(image_before_sync) X(image_synced) X(image_committed) \
   X(segment_footer_written) X(segment_sealed) X(inventory_written) X(inventory_renamed) \
   X(failed_segment_sealed) X(recovery_scanned) X(recovery_sealed) \
+  X(compaction_merged) X(compaction_committed) X(images_retired) \
+  X(collection_marked) X(collection_copied) X(collection_moved) X(collection_sealed) \
+  X(collection_locked) X(collection_recorded) X(collection_removed_one) X(collection_removed) \
   X(restore_half) X(restore_done)
 // clang-format on
 

@@ -28,8 +28,8 @@ struct Tracked {
   }
   /// The background work behind a cut.
   void settle() {
-    tracking->unchanged(epoch, suspects);
     tracking->committed(epoch);
+    tracking->reduced(epoch, {.suspects = suspects, .unchanged = {}});
     tracker::PageRuns cooled;
     VARVE_CHECK(tracking->cool(cooled).has_value());
     tracking->settled(cooled);

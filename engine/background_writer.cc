@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/os_error.h"
 #include "base/signals.h"
 
@@ -89,7 +90,9 @@ void BackgroundWriter::wait_resolved() {
 
 void BackgroundWriter::wait_idle() {
   MutexLock lock(mutex_);
+  ++waiting_for_idle_;  // maintenance makes way
   while (busy_ || !queue_.empty()) changed_.wait(mutex_);
+  --waiting_for_idle_;
 }
 
 std::optional<Error> BackgroundWriter::take_failure(Failure which) {
@@ -163,6 +166,7 @@ bool BackgroundWriter::take_warm_up() {
 }
 
 void BackgroundWriter::process(ImageJob& job) {
+  const std::uint64_t begin_ns = monotonic_ns();
   std::vector<ReducedRegion> reduced;
   auto result = writer_.write(job, reduced, dropping_);
   const bool committed = result.has_value();
@@ -181,10 +185,19 @@ void BackgroundWriter::process(ImageJob& job) {
     changed_.notify_all();
   }
   if (committed && !dropping_.load()) cooler_.after_commit(job, reduced);
+  {
+    MutexLock lock(mutex_);
+    give_back(job);
+    queue_.pop_front();
+    changed_.notify_all();
+  }
+  if (committed) maintenance_.go_on(writer_.line().parent, monotonic_ns() - begin_ns, [this] { return demand(); });
+}
+
+Maintenance::Demand BackgroundWriter::demand() {
   MutexLock lock(mutex_);
-  give_back(job);
-  queue_.pop_front();
-  changed_.notify_all();
+  if (stopping_ || waiting_for_idle_ != 0) return Maintenance::Demand::all;
+  return queue_.empty() ? Maintenance::Demand::none : Maintenance::Demand::image;
 }
 
 void BackgroundWriter::give_back(ImageJob& job) {

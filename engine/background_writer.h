@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // BackgroundWriter: the one consumer of cuts. A thread that takes jobs in the order of their cuts, has each written
-// (ImageWriter), resolves its ticket, and lets cold pages be protected (Cooler).
+// (ImageWriter), resolves its ticket, lets cold pages be protected (Cooler), and old images and garbage go
+// (Maintenance).
 //
-//     push()  ->  queue  ->  write  ->  resolve the ticket  ->  cool
-//                            \__ counts as in flight __/        \__ busy until here
+//     push()  ->  queue  ->  write  ->  resolve the ticket  ->  cool  ->  maintenance
+//                            \__ counts as in flight __/                  \__ busy until here
 //
 // Bounds: the queue holds what the caller lets in (wait_for_room). Failures that nobody asked for are kept until
 // wait().
@@ -26,13 +27,14 @@
 #include "engine/cooler.h"
 #include "engine/image_job.h"
 #include "engine/image_writer.h"
+#include "engine/maintenance.h"
 
 namespace varve {
 
 class BackgroundWriter {
  public:
-  BackgroundWriter(ImageWriter& writer, Cooler& cooler, Capturer& capturer)
-      : writer_(writer), cooler_(cooler), capturer_(capturer) {}
+  BackgroundWriter(ImageWriter& writer, Cooler& cooler, Capturer& capturer, Maintenance& maintenance)
+      : writer_(writer), cooler_(cooler), capturer_(capturer), maintenance_(maintenance) {}
   /// Like stop(drop), where stop() was not called.
   ~BackgroundWriter();
   BackgroundWriter(const BackgroundWriter&) = delete;
@@ -75,11 +77,13 @@ class BackgroundWriter {
   bool take_warm_up() VARVE_EXCLUDES(mutex_);
   std::shared_ptr<ImageJob> next_job() VARVE_EXCLUDES(mutex_);
   void process(ImageJob& job) VARVE_EXCLUDES(mutex_);
+  Maintenance::Demand demand() VARVE_EXCLUDES(mutex_);
   void give_back(ImageJob& job) VARVE_REQUIRES(mutex_);
 
   ImageWriter& writer_;
   Cooler& cooler_;
   Capturer& capturer_;
+  Maintenance& maintenance_;
   std::atomic<bool> dropping_{false};
 
   Mutex mutex_;
@@ -89,6 +93,7 @@ class BackgroundWriter {
   std::uint64_t resolved_ VARVE_GUARDED_BY(mutex_) = 0;
   std::uint64_t failed_ VARVE_GUARDED_BY(mutex_) = 0;
   bool busy_ VARVE_GUARDED_BY(mutex_) = false;
+  std::size_t waiting_for_idle_ VARVE_GUARDED_BY(mutex_) = 0;
   bool warming_up_ VARVE_GUARDED_BY(mutex_) = false;
   bool stopping_ VARVE_GUARDED_BY(mutex_) = false;
   std::vector<std::shared_ptr<TicketState>> failures_ VARVE_GUARDED_BY(mutex_);

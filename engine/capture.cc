@@ -48,12 +48,14 @@ class StagingCapturer final : public Capturer {
 
   std::shared_ptr<CaptureStream> make_stream() override { return std::make_shared<StagedStream>(pool_, costs_); }
   Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) override;
+  bool fits(std::uint64_t bytes) override { return wanted_ != Capture::fork && bytes <= pool_->warm_room_bytes(); }
   bool would_wait(std::uint64_t bytes) override;
   void expect(std::uint64_t bytes) override {
     if (wanted_ != Capture::fork) pool_->expect(bytes);
   }
   bool warm_up(std::uint64_t budget_ns) override { return pool_->warm_up(budget_ns); }
   std::uint64_t staging_bytes() const override { return pool_->warm_bytes() + holders_.buffer_bytes(); }
+  CaptureCosts costs() const override { return costs_->costs(); }
   std::string describe() const override;
 
  private:
@@ -182,8 +184,10 @@ void StagingCapturer::copy(std::span<const MemorySpan> spans, bool all, std::uin
     if (all || !span.fork_holds_it) copier.copy(span);
   const StagingStall stall = copier.finish();
   const std::uint64_t ns = monotonic_ns() - begin;
-  costs_->copied(bytes, ns - std::min(ns, stall.waited_ns + stall.grown_ns));
+  const std::uint64_t copy_ns = ns - std::min(ns, stall.waited_ns + stall.grown_ns);
+  costs_->copied(bytes, copy_ns);
   outcome.copied_bytes += bytes;
+  outcome.copy_ns += copy_ns;
   outcome.waited_ns += stall.waited_ns;
   if (stall.grown_ns > 0)
     outcome.why += fmt::format("; staging grew for {:.1f} ms", static_cast<double>(stall.grown_ns) / 1e6);

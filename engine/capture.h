@@ -58,6 +58,7 @@ class CaptureStream {
 struct CaptureOutcome {
   std::uint64_t copied_bytes = 0;
   std::uint64_t forked_bytes = 0;
+  std::uint64_t copy_ns = 0;    ///< of the copied bytes, without waiting and without faulting staging in
   std::uint64_t waited_ns = 0;  ///< for room in staging
   std::string why;              ///< the choice in words: "copy: 10 MiB of suspects at 8.1 GB/s, fork would take 31 ms"
 };
@@ -67,6 +68,8 @@ struct CapturerOptions {
   Capture wanted = Capture::automatic;  ///< after VARVE_CAPTURE was looked at
   std::uint32_t chunk_bytes = 4096;
 };
+
+struct CaptureCosts;  // capture_cost.h
 
 /// In a child that the program forks nothing of it may be called; destroying it there, or a stream, leaves the parent's
 /// staging and holders alone.
@@ -80,8 +83,12 @@ class Capturer {
 
   virtual std::shared_ptr<CaptureStream> make_stream() = 0;
   /// Captures all spans; when it returns, the program may write. Never fails for want of memory: it waits for the
-  /// consumer. An error also ends the stream with that error. REQUIRES: the consumer of `stream` is running.
+  /// consumer. An error also ends the stream with that error. REQUIRES: the consumer of `stream` is running, unless
+  /// fits() said that none is needed.
   virtual Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) = 0;
+  /// Whether a cut of this many bytes can be captured at once, into staging that is free and faulted in, while nobody
+  /// consumes. False for all where fork was asked for.
+  virtual bool fits(std::uint64_t bytes) = 0;
   /// Whether a cut of this many bytes would have to wait for the consumer now. False while nothing is in flight: a cut
   /// that is larger than staging waits then too, but not because the writer is behind.
   virtual bool would_wait(std::uint64_t bytes) = 0;
@@ -90,6 +97,7 @@ class Capturer {
   /// Faults in staging for what is expected, for about `budget_ns`. False when there is no more to do. Any thread.
   virtual bool warm_up(std::uint64_t budget_ns) = 0;
   virtual std::uint64_t staging_bytes() const = 0;  ///< faulted in now
+  virtual CaptureCosts costs() const = 0;           ///< as measured by now
   virtual std::string describe() const = 0;         ///< "auto (copy 8.1 GB/s, fork works)" for Choices
 };
 
@@ -99,7 +107,8 @@ struct MappingTraits {
   bool mapped = true;         ///< no holes
   bool fork_holds_it = true;  ///< private, inherited, not wiped
   std::uint32_t protection = 0;
-  std::string refused;  ///< non-empty: why it can't be protected (hugetlbfs, device memory, ...)
+  std::string refused;     ///< non-empty: why it can't be protected (hugetlbfs, device memory, ...)
+  std::string unreadable;  ///< why it can't be read, where that is no matter of PROT_READ (guard pages, short files)
 };
 Result<MappingTraits> inspect_mapping(const void* begin, std::size_t bytes);
 

@@ -28,15 +28,15 @@ namespace varve {
 class Cooler {
  public:
   /// `newest_epoch` is raised before a cut lists anything.
-  Cooler(storage::Store& store, Mutex& cooling_mutex, const std::atomic<std::uint64_t>& newest_epoch)
-      : store_(store), cooling_mutex_(cooling_mutex), newest_epoch_(newest_epoch) {}
+  Cooler(storage::Store& store, Mutex& cooling_mutex, const std::atomic<std::uint64_t>& newest_epoch);
 
   /// `reduced` is what ImageWriter::write() found; the image of `job` has just been committed.
-  void after_commit(const ImageJob& job, std::span<const ReducedRegion> reduced) VARVE_EXCLUDES(cooling_mutex_);
+  void after_commit(ImageJob& job, std::span<const ReducedRegion> reduced) VARVE_EXCLUDES(cooling_mutex_);
   /// The same right after a restore: the region holds what is committed. REQUIRES: the writer is idle.
   void after_restore(Region& region) VARVE_EXCLUDES(cooling_mutex_);
 
  private:
+  double visit_ns(ImageJob& job) const;
   void cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch) VARVE_REQUIRES(cooling_mutex_);
   void compare(Region& region, const Exclusions& exclusions) VARVE_REQUIRES(cooling_mutex_);
   bool equal_in_place(const Region& region, const Exclusions& exclusions, std::uint64_t index,
@@ -45,8 +45,12 @@ class Cooler {
   storage::Store& store_;
   Mutex& cooling_mutex_;
   const std::atomic<std::uint64_t>& newest_epoch_;
+  const double hash_page_ns_;
   std::vector<std::byte> buffer_;
 };
+
+/// What hashing a page costs here, measured in some microseconds.
+double measure_hash_page_ns();
 
 /// The pages of `pages` whose region bytes lie in the chunks; all ascending and disjoint.
 tracker::PageRuns pages_of_chunks(const Region& region, const tracker::PageRuns& pages,

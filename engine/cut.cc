@@ -15,6 +15,20 @@
 
 namespace varve {
 
+namespace {
+
+/// Adds what the tracker decided since the cut before.
+void count_decisions(Region& region, ImageResult& result) {
+  if (region.tracking == nullptr) return;
+  const auto now = region.tracking->counters();
+  result.cooled_pages += now.protected_pages - region.counted.protected_pages;
+  result.mistaken_pages += now.mistakes - region.counted.mistakes;
+  if (now.cuts_not_listed != region.counted.cuts_not_listed) result.unlisted_bytes += region.bytes();
+  region.counted = now;
+}
+
+}  // namespace
+
 /// What a cut has come to, for its end.
 struct EngineImplementation::Cut {
   std::shared_ptr<ImageJob> job;  ///< null until the writer has it
@@ -117,6 +131,7 @@ Status EngineImplementation::list_suspects(ImageJob& job) {
                         .fork_holds_it = region->traits.fork_holds_it});
       job.result.captured_bytes += extent.bytes;
     }
+    count_decisions(*region, job.result);
     for (const auto& pages : cut.suspects) job.result.suspect_pages += pages.size_bytes() / tracker::page_bytes();
     job.result.protected_bytes += region->bytes();
     job.regions.push_back(std::move(cut));
@@ -145,17 +160,24 @@ Result<std::optional<Ticket>> EngineImplementation::cut_and_capture(const Checkp
   job->stream = capturer_->make_stream();
   const auto state = std::make_shared<Ticket::State>(options_.chain, job->number);
   job->ticket = state;
-  writer_->push(job);  // first: a cut that does not fit in staging needs its consumer
   cut.job = job;
+  // A cut that does not fit in staging needs its consumer. For others it comes afterwards, so that waking it, and its
+  // reading, takes nothing from the copy.
+  const bool fits = capturer_->fits(job->result.captured_bytes);
+  if (!fits) writer_->push(job);
   const std::uint64_t capture_begin_ns = monotonic_ns();
   const auto outcome = capturer_->capture(spans_, *job->stream);
   VARVE_FAULT_POINT(capture_done);
   cut.figures.capture_ns = monotonic_ns() - capture_begin_ns;
+  if (fits) writer_->push(job);
   if (!outcome) {
     job->ticket->mark_asked();
     return outcome.error();
   }
   cut.figures.capture = outcome->forked_bytes > outcome->copied_bytes ? Capture::fork : Capture::copy;
+  cut.figures.capture_why = outcome->why;
+  cut.figures.copied_bytes = outcome->copied_bytes;
+  cut.figures.copy_ns = outcome->copy_ns;
   return std::optional<Ticket>(Ticket(state));
 }
 

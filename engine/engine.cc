@@ -68,13 +68,13 @@ Status Engine::wait() {
   if (implementation_ == nullptr) return moved_from("wait()");
   return implementation_->wait();
 }
-Result<bool> Engine::restore_if_any() {
+Result<bool> Engine::restore_if_any(const RestoreOptions& options) {
   if (implementation_ == nullptr) return moved_from("restore_if_any()");
-  return implementation_->restore_if_any();
+  return implementation_->restore_if_any(options);
 }
-Result<ImageInfo> Engine::restore(std::string_view image) {
+Result<ImageInfo> Engine::restore(std::string_view image, const RestoreOptions& options) {
   if (implementation_ == nullptr) return moved_from("restore()");
-  return implementation_->restore(image);
+  return implementation_->restore(image, options);
 }
 Result<std::vector<ImageInfo>> Engine::images() {
   if (implementation_ == nullptr) return moved_from("images()");
@@ -86,6 +86,9 @@ void Engine::set_hooks(Hooks hooks) {
 Choices Engine::choices() const { return implementation_ == nullptr ? Choices() : implementation_->choices(); }
 MemoryUse Engine::memory_use() const {
   return implementation_ == nullptr ? MemoryUse() : implementation_->memory_use();
+}
+MaintenanceStatus Engine::maintenance() const {
+  return implementation_ == nullptr ? MaintenanceStatus() : implementation_->maintenance();
 }
 Status Engine::close() {
   if (implementation_ == nullptr) return moved_from("close()");

@@ -27,6 +27,8 @@ Status check_options(const Options& options) {
   VARVE_TRY(storage::check_chain_name(options.chain));
   if (options.images_in_flight == 0)
     return bad_option(options, "Options::images_in_flight is 0", "allow at least one image in flight");
+  if (options.keep == 0 && options.keep_every != 0)
+    return bad_option(options, "Options::keep_every is set and Options::keep is 0", "set both, or neither");
   if (options.chunk_bytes != 0 && (!is_power_of_two(options.chunk_bytes) || options.chunk_bytes < kChunkBytesMin ||
                                    options.chunk_bytes > kChunkBytesMax))
     return bad_option(options, fmt::format("Options::chunk_bytes is {}", options.chunk_bytes),
@@ -92,7 +94,9 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   image_writer_ = std::make_unique<ImageWriter>(
       *store_, *chain_, ImageWriterOptions{options_.chain, options_.full_every, options_.verify_on_dedup});
   cooler_ = std::make_unique<Cooler>(*store_, cooling_mutex_, newest_epoch_);
-  auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_, *capturer_);
+  maintenance_ = std::make_unique<Maintenance>(*store_, *chain_, options_.chain,
+                                               RetentionPolicy{options_.keep, options_.keep_every});
+  auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_, *capturer_, *maintenance_);
   VARVE_TRY(writer->start());
   writer_ = std::move(writer);
   if (!file_system_.durable)
@@ -229,6 +233,12 @@ MemoryUse EngineImplementation::memory_use() {
   return use;
 }
 
+MaintenanceStatus EngineImplementation::maintenance() {
+  if (!owner_.is_this()) return {};
+  MutexLock lock(api_mutex_);
+  return closed_ ? last_maintenance_ : maintenance_->status();
+}
+
 Status EngineImplementation::close() {
   const auto what = fmt::format("closing of the engine of chain '{}'", options_.chain);
   VARVE_TRY(check_process(what));
@@ -238,6 +248,9 @@ Status EngineImplementation::close() {
   writer_->stop(BackgroundWriter::Stop::finish);
   const auto failure = writer_->take_failure(BackgroundWriter::Failure::last);
   regions_.clear();  // ends the tracking: nothing is protected from here on
+  maintenance_->finish(image_writer_->line().parent);
+  last_maintenance_ = maintenance_->status();
+  maintenance_.reset();
   const auto sealed = chain_->close();
   chain_.reset();
   store_.reset();

@@ -25,6 +25,8 @@
 #include "engine/capture.h"
 #include "engine/chain.h"
 #include "engine/choices.h"
+#include "engine/fallback.h"
+#include "engine/maintenance.h"
 #include "engine/region.h"
 #include "storage/fork_guard.h"
 #include "storage/store.h"
@@ -46,12 +48,13 @@ class EngineImplementation {
   Status touch(const void* address, std::size_t bytes);
   Result<Ticket> checkpoint(const CheckpointOptions& options);
   Status wait();
-  Result<bool> restore_if_any();
-  Result<ImageInfo> restore(std::string_view image);
+  Result<bool> restore_if_any(const RestoreOptions& options = {});
+  Result<ImageInfo> restore(std::string_view image, const RestoreOptions& options = {});
   Result<std::vector<ImageInfo>> images();
   void set_hooks(Hooks hooks);
   Choices choices();
   MemoryUse memory_use();
+  MaintenanceStatus maintenance();
   Status close();
 
   /// False in a child that the program forked: nothing may be touched there, not even by the destructor.
@@ -82,6 +85,9 @@ class EngineImplementation {
   // restore.cc
   Status drain() VARVE_REQUIRES(api_mutex_);
   Result<ImageInfo> restore_image(const ImageName& image) VARVE_REQUIRES(api_mutex_);
+  /// `image`, or the newest older one that is good.
+  Result<ImageInfo> fall_back(Fallback& fallback, Result<ImageName> image, const RestoreOptions& options)
+      VARVE_REQUIRES(api_mutex_);
   Status check_machine(const ResolvedImage& resolved) const;
   Status match_regions(const ResolvedImage& resolved) VARVE_REQUIRES(api_mutex_);
   Status fill_regions(const ResolvedImage& resolved) VARVE_REQUIRES(api_mutex_);
@@ -103,6 +109,7 @@ class EngineImplementation {
   std::unique_ptr<storage::ChainWriter> chain_;
   std::shared_ptr<Capturer> capturer_;
   std::unique_ptr<ImageWriter> image_writer_;
+  std::unique_ptr<Maintenance> maintenance_;
   std::unique_ptr<Cooler> cooler_;
   std::unique_ptr<BackgroundWriter> writer_;
 
@@ -113,6 +120,7 @@ class EngineImplementation {
   std::string half_restored_ VARVE_GUARDED_BY(api_mutex_);        // the image whose restore failed half-way; else empty
   std::vector<MemorySpan> spans_ VARVE_GUARDED_BY(api_mutex_);    // kept from cut to cut, so that none allocates
   std::vector<ChunkRange> chunks_ VARVE_GUARDED_BY(api_mutex_);   // likewise
+  MaintenanceStatus last_maintenance_ VARVE_GUARDED_BY(api_mutex_);  // as close() left it
   bool closed_ VARVE_GUARDED_BY(api_mutex_) = false;
 };
 

@@ -24,6 +24,9 @@ class StallFigures {
     std::uint64_t stall_ns = 0;
     std::uint64_t capture_ns = 0;
     Capture capture = Capture::copy;
+    std::string capture_why = {};
+    std::uint64_t copied_bytes = 0;
+    std::uint64_t copy_ns = 0;  ///< for these, without waiting for room
   };
 
   void set(const Figures& figures) VARVE_EXCLUDES(mutex_) {

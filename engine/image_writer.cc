@@ -88,6 +88,7 @@ Result<ImageResult> ImageWriter::write(ImageJob& job, std::vector<ReducedRegion>
   result.stall_ns = stall.stall_ns;
   result.capture_ns = stall.capture_ns;
   result.capture = stall.capture;
+  result.capture_why = stall.capture_why;
   result.reduce_ns = reduced_ns - begin_ns;
   result.commit_ns = committed_ns - reduced_ns;
   result.durable_ns = committed_ns - job.begin_ns;

@@ -17,6 +17,7 @@
 #include "base/os_error.h"
 #include "base/try.h"
 #include "base/unique_fd.h"
+#include "engine/mapping_access.h"
 
 namespace varve {
 namespace {
@@ -39,6 +40,15 @@ bool parse_header(std::string_view line, std::uintptr_t& begin, std::uintptr_t& 
   if (second.ec != std::errc() || last - second.ptr < 5 || *second.ptr != ' ') return false;
   permissions = {second.ptr + 1, 4};
   return true;
+}
+
+/// Whether the line of a mapping names a file: its fifth word is the inode, 0 for none.
+bool maps_file(std::string_view header) {
+  for (int word = 0; word < 4; ++word) {
+    header.remove_prefix(std::min(header.find(' '), header.size()));
+    header.remove_prefix(std::min(header.find_first_not_of(' '), header.size()));
+  }
+  return !header.empty() && header.front() >= '1' && header.front() <= '9';
 }
 
 std::uint32_t protection_of(std::string_view permissions) {
@@ -67,6 +77,7 @@ bool MappingReader::line(std::string_view line) {
   first_ = false;
   if ((protection & PROT_READ) == 0) traits_.readable = false;
   if (permissions[3] != 'p') traits_.fork_holds_it = false;
+  if (maps_file(line)) file_ends_.push_back(std::min(end, end_));
   return true;
 }
 
@@ -142,9 +153,14 @@ Result<MappingTraits> inspect_mapping(const void* begin, std::size_t bytes) {
   const auto inspect = [&](const char* path) -> Result<MappingTraits> {
     MappingReader reader(from, from + bytes);
     VARVE_TRY(read_lines(path, [&](std::string_view line) { return reader.line(line); }));
-    return reader.finish();
+    MappingTraits traits = reader.finish();
+    if (traits.readable && traits.refused.empty()) {
+      traits.unreadable = why_unreadable({from, from + bytes}, reader.file_ends());
+      traits.readable = traits.unreadable.empty();
+    }
+    return traits;
   };
-  // smaps tells everything; without it (CONFIG_PROC_PAGE_MONITOR is off) maps tells shared from private, and holes.
+  // smaps tells most; without it (CONFIG_PROC_PAGE_MONITOR is off) maps tells shared from private, and holes.
   auto traits = inspect("/proc/self/smaps");
   return traits ? traits : inspect("/proc/self/maps");
 }

@@ -22,6 +22,8 @@ class MappingReader {
   bool line(std::string_view line);
   /// After the last line.
   MappingTraits finish();
+  /// The ends, within the range, of the mappings of files: where a file that is too short shows first.
+  const std::vector<std::uintptr_t>& file_ends() const { return file_ends_; }
 
  private:
   void flags(std::string_view flags);
@@ -32,6 +34,7 @@ class MappingReader {
   bool within_ = false;        // the last header line met the range
   bool first_ = true;
   MappingTraits traits_;
+  std::vector<std::uintptr_t> file_ends_;
 };
 
 struct AddressRange {

@@ -33,6 +33,9 @@ Status check_mapping(std::string_view name, const MappingTraits& traits) {
   if (!traits.refused.empty())
     return fail(ErrorCode::unsupported,
                 {refusal(name), traits.refused, "keep what must be restored in ordinary memory"});
+  if (!traits.unreadable.empty())
+    return fail(ErrorCode::invalid_argument,
+                {refusal(name), traits.unreadable, "leave that part out, or make it readable first"});
   if (!traits.readable)
     return fail(ErrorCode::invalid_argument, {refusal(name), "part of its range can't be read",
                                               "make it readable (mprotect(2)), or leave that part out"});

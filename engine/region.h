@@ -52,6 +52,8 @@ struct Region {
   /// Of the whole pages within the region only, since the partial ones at its ends are always suspects: so no page that
   /// also holds somebody else's bytes (the stack, the heap's own words) is ever protected. Null when there are none.
   std::unique_ptr<tracker::Tracking> tracking;
+  /// As of the last cut, so that each image tells what came to them since.
+  tracker::TrackingCounters counted;
   /// Nothing of it is committed: the next cut captures all of it, whatever the tracker says. Cleared by the writer.
   std::atomic<bool> capture_all{true};
   /// Set by unprotect(), under the cooling mutex: the memory may be gone.

@@ -27,28 +27,52 @@ std::string join(const std::vector<std::string>& parts) {
 
 }  // namespace
 
-Result<bool> EngineImplementation::restore_if_any() {
+Result<bool> EngineImplementation::restore_if_any(const RestoreOptions& options) {
   const auto what = fmt::format("restore of chain '{}'", options_.chain);
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
   VARVE_TRY(drain());
+  VARVE_TRY_ASSIGN(const auto held, store_->hold());  // nothing of the image is collected before it is in place
   const auto newest = store_->newest_image(options_.chain);
   if (!newest && newest.error().code() == ErrorCode::not_found) return false;
+  if (options.skipped != nullptr) options.skipped->clear();
+  if (options.fallback) {
+    Fallback fallback(*store_, options_.chain);
+    VARVE_TRY(fall_back(fallback, fallback.begin_with_newest(), options));
+    return true;
+  }
   if (!newest) return newest.error();
   VARVE_TRY(restore_image({options_.chain, newest->number}));
   return true;
 }
 
-Result<ImageInfo> EngineImplementation::restore(std::string_view image) {
+Result<ImageInfo> EngineImplementation::restore(std::string_view image, const RestoreOptions& options) {
   const auto what = fmt::format("restore of image '{}'", image);
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
   VARVE_TRY(drain());
+  VARVE_TRY_ASSIGN(const auto held, store_->hold());
   VARVE_TRY(store_->refresh());
+  if (options.skipped != nullptr) options.skipped->clear();
+  if (options.fallback) {
+    Fallback fallback(*store_, options_.chain);
+    return fall_back(fallback, fallback.begin(image), options);
+  }
   VARVE_TRY_ASSIGN(const auto name, parse_image_selector(*store_, image, options_.chain));
   return restore_image(name);
+}
+
+Result<ImageInfo> EngineImplementation::fall_back(Fallback& fallback, Result<ImageName> image,
+                                                  const RestoreOptions& options) {
+  for (;;) {
+    if (options.skipped != nullptr) *options.skipped = fallback.skipped();
+    if (!image) return image.error();
+    auto restored = restore_image(*image);
+    if (restored || !is_lost(restored.error())) return restored;
+    image = fallback.skip(*image, restored.error());
+  }
 }
 
 Status EngineImplementation::drain() {
@@ -166,7 +190,8 @@ void EngineImplementation::adopt_restored(const ResolvedImage& resolved) {
   const auto& manifest = resolved.manifest;
   // A chain's images build on images of the same chain. After one of another chain the next image is full, and every
   // chunk goes through the writer again, which takes those that the store has.
-  const bool own = manifest.chain == options_.chain;
+  // Nor may anything depend on images of which a segment that can't be read may say more.
+  const bool own = manifest.chain == options_.chain && store_->hiding_segment(options_.chain).empty();
   image_writer_->set_line({own ? manifest.number : 0, resolved.ancestry.size() - 1});
   for (const auto& record : manifest.regions) {
     Region& region = *regions_.all().find(record.name)->second;

@@ -216,6 +216,11 @@ std::uint64_t StagingPool::room_bytes() const {
   return (free_.size() + growable()) * kSureContentBytes;
 }
 
+std::uint64_t StagingPool::warm_room_bytes() const {
+  MutexLock lock(mutex_);
+  return free_.size() * kSureContentBytes;
+}
+
 bool StagingPool::in_use() const {
   MutexLock lock(mutex_);
   return free_.size() < warm_;

@@ -57,6 +57,8 @@ class StagingPool {
 
   /// How many bytes of content can be acquired now without waiting (with room left for cutting at chunk boundaries).
   std::uint64_t room_bytes() const;
+  /// The same without faulting anything in.
+  std::uint64_t warm_room_bytes() const;
   bool in_use() const;
   std::uint64_t bound_bytes() const;
   std::uint64_t warm_bytes() const;

@@ -14,9 +14,9 @@ void Catalogue::add_image(const std::string& chain_name, const FooterImage& imag
 }
 
 void Catalogue::add_note(const Note& note) {
-  if (note.kind == NoteKind::seal) return;  // about segments
   Chain& chain = chains_[note.chain];
   chain.next_sequence = std::max(chain.next_sequence, note.sequence + 1);
+  if (note.kind == NoteKind::seal || note.kind == NoteKind::moved) return;  // about segments
   for (const std::uint64_t number : note.numbers) {
     if (note.kind == NoteKind::retire) {
       chain.retired.insert(number);
@@ -63,6 +63,15 @@ std::uint64_t Catalogue::newest_number(std::string_view chain_name) const {
 bool Catalogue::retired(std::string_view chain_name, std::uint64_t number) const {
   const Chain* found = chain(chain_name);
   return found != nullptr && found->retired.contains(number);
+}
+
+const std::string& Catalogue::label(std::string_view chain_name, std::uint64_t number) const {
+  const Chain* found = chain(chain_name);
+  return label_of(*found, found->images.at(number));
+}
+
+bool Catalogue::pinned(std::string_view chain_name, std::uint64_t number) const {
+  return pinned_of(*chain(chain_name), number);
 }
 
 std::uint64_t Catalogue::next_sequence(std::string_view chain_name) const {

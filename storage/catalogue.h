@@ -36,6 +36,9 @@ class Catalogue {
   std::uint64_t next_number(std::string_view chain) const;
   std::uint64_t newest_number(std::string_view chain) const;  ///< of the listed ones; 0: none
   bool retired(std::string_view chain, std::uint64_t number) const;
+  /// The label and the pin that count for a listed image. REQUIRES: find() gave it.
+  const std::string& label(std::string_view chain, std::uint64_t number) const;
+  bool pinned(std::string_view chain, std::uint64_t number) const;
   std::uint64_t next_sequence(std::string_view chain) const;
   std::vector<std::string> chains() const;
 

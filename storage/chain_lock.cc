@@ -26,6 +26,8 @@ constexpr std::string_view kLinePrefix = "varve-holder ";
 constexpr std::size_t kMaxLockFileBytes = std::size_t{1} << 20;  // 4096 holders
 constexpr unsigned kTablePatienceMs = 10'000;
 constexpr unsigned kStorePatienceMs = 60'000;
+constexpr unsigned kGateClosedMs = 250;
+constexpr long kGateOpenNs = 50'000'000;
 
 std::string_view field(std::string_view line, std::string_view key) {
   const std::size_t at = line.find(key);
@@ -116,11 +118,35 @@ Result<std::unique_ptr<Lock>> lock_table(Io& io) {
 }
 
 Result<std::unique_ptr<Lock>> lock_store_shared(Io& io) {
-  auto lock = wait_for_lock(io, kLockStore, false, kStorePatienceMs, "the content");
+  auto lock = [&]() -> Result<std::unique_ptr<Lock>> {
+    VARVE_TRY_ASSIGN(const std::unique_ptr<Lock> gate,
+                     wait_for_lock(io, kLockGate, false, kStorePatienceMs, "the content"));
+    return wait_for_lock(io, kLockStore, false, kStorePatienceMs, "the content");
+  }();
   if (lock) return lock;
   const int reason = lock.error().os_errno();
   if (reason == EROFS || reason == EACCES || reason == EPERM) return std::unique_ptr<Lock>();
   return lock;
+}
+
+Result<std::unique_ptr<Lock>> lock_store_exclusive(Io& io, unsigned patience_ms) {
+  const std::uint64_t begin = monotonic_ns();
+  for (;;) {
+    {
+      // While the gate is ours nobody new comes in. Another collector may have it: then this turn is theirs.
+      auto gate = io.lock(kLockGate, true);
+      if (!gate && gate.error().code() != ErrorCode::busy) return gate.error();
+      auto lock = wait_for_lock(io, kLockStore, true, std::min(patience_ms, kGateClosedMs), "the content");
+      if (lock || lock.error().code() != ErrorCode::busy) return lock;
+    }
+    if (monotonic_ns() - begin >= std::uint64_t{patience_ms} * 1'000'000)
+      return fail(ErrorCode::busy,
+                  {fmt::format("removing garbage from store {} was put off", io.directory()),
+                   fmt::format("others read or write it, and have not paused within {} ms", patience_ms),
+                   "collect again when long restores, exports or verifications have ended"});
+    const timespec open{0, kGateOpenNs};
+    nanosleep(&open, nullptr);
+  }
 }
 
 std::string encode_lock_line(const LockHolder& holder) {

@@ -25,9 +25,12 @@ Result<std::unique_ptr<Lock>> wait_for_lock(Io& io, std::uint64_t byte, bool exc
 
 /// The right to change inventory and segment folder: byte 0, held for milliseconds.
 Result<std::unique_ptr<Lock>> lock_table(Io& io);
-/// The store's byte, shared. Empty where the file system is read-only or forbids us the lock file: nobody who can only
-/// read may be kept from reading.
+/// The store's byte, shared. Lets a collector that waits for it pass first. Empty where the file system is read-only or
+/// forbids us the lock file: nobody who can only read may be kept from reading.
 Result<std::unique_ptr<Lock>> lock_store_shared(Io& io);
+/// The store's byte for garbage collection alone. Waits up to `patience_ms` for those who have it, and keeps new ones
+/// out for a part of that time only; `busy` after it.
+Result<std::unique_ptr<Lock>> lock_store_exclusive(Io& io, unsigned patience_ms);
 
 struct LockHolder {
   std::uint64_t pid = 0;

@@ -23,20 +23,20 @@ constexpr unsigned kMaxThreads = 32;
 }  // namespace
 
 Result<std::unique_ptr<ChainWriter>> make_chain_writer(StoreImplementation& store, std::string chain,
-                                                       std::unique_ptr<ChainLock> lock) {
+                                                       std::shared_ptr<ChainLock> lock) {
   VARVE_TRY_ASSIGN(std::unique_ptr<WriteBuffers> buffers, WriteBuffers::create());
   return std::unique_ptr<ChainWriter>(
       new ChainWriterImplementation(store, std::move(chain), std::move(lock), std::move(buffers)));
 }
 
 ChainWriterImplementation::ChainWriterImplementation(StoreImplementation& store, std::string chain,
-                                                     std::unique_ptr<ChainLock> lock,
+                                                     std::shared_ptr<ChainLock> lock,
                                                      std::unique_ptr<WriteBuffers> buffers)
     : store_(store),
       chain_(std::move(chain)),
       lock_(std::move(lock)),
       buffers_(std::move(buffers)),
-      writer_(random_number()),
+      writer_(store.io().random_number()),
       next_number_(store.next_number(chain_)),
       chooser_(store.options().compress),
       stored_(store) {
@@ -49,6 +49,7 @@ ChainWriterImplementation::ChainWriterImplementation(StoreImplementation& store,
 ChainWriterImplementation::~ChainWriterImplementation() {
   // Without close() nothing is sealed: the next writer of this chain recovers the segment.
   if (begun_) abandon();
+  leave_failed_segments();
   if (segment_ != nullptr) store_.left_open(ordinal_);
   segment_.reset();
   store_.count_writer_bytes(-static_cast<std::int64_t>(counted_memory_));
@@ -66,9 +67,14 @@ Status ChainWriterImplementation::begin() {
   if (lock_ == nullptr)
     return fail(ErrorCode::invalid_argument, {fmt::format("beginning an image of chain '{}' refused", chain_),
                                               "the chain's writer was closed", "open the chain again"});
-  VARVE_TRY_ASSIGN(store_lock_, lock_store_shared(store_.io()));
+  VARVE_TRY_ASSIGN(store_lock_, store_.hold());
   const auto ready = [&]() -> Status {
     VARVE_TRY(store_.refresh_if_collected());
+    // Files that were collected are not kept open here: that would keep their space.
+    if (const std::uint64_t now = store_.collections(); now != seen_collections_) {
+      stored_.clear();
+      seen_collections_ = now;
+    }
     return ensure_segment();
   }();
   if (!ready) {
@@ -82,7 +88,7 @@ Status ChainWriterImplementation::begin() {
 }
 
 void ChainWriterImplementation::start_commit() {
-  nonce_ = random_number();
+  nonce_ = store_.io().random_number();
   records_ = 0;
   combined_ = 0;
 }
@@ -216,6 +222,13 @@ Status ChainWriterImplementation::append_all() {
 void ChainWriterImplementation::finish_frame(FrameJob& job, std::span<std::byte> record, std::size_t payload_bytes,
                                              bool compressed) {
   chooser_.learn(job.element_bytes, job.choice, compressed);
+  for (const FrameChunk& chunk : job.chunks) content_.names.push_back(chunk.name);
+  enter_frame(record, payload_bytes, job.chunks.size());
+  job.clear();
+}
+
+void ChainWriterImplementation::enter_frame(std::span<std::byte> record, std::size_t payload_bytes,
+                                            std::size_t chunks) {
   RecordHeader header;
   header.type = RecordType::frame;
   header.nonce = nonce_;
@@ -227,12 +240,8 @@ void ChainWriterImplementation::finish_frame(FrameJob& job, std::span<std::byte>
   const std::size_t bytes = round_up(kRecordHeaderBytes + payload_bytes, kRecordAlignment);
   std::memset(record.data() + kRecordHeaderBytes + payload_bytes, 0, bytes - kRecordHeaderBytes - payload_bytes);
   segment_->advance(bytes);
-  const std::size_t first = content_.names.size();
-  for (const FrameChunk& chunk : job.chunks) content_.names.push_back(chunk.name);
-  content_.frames.push_back(
-      {header.offset, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(job.chunks.size())});
-  store_.index_frame(ordinal_, header.offset, std::span(content_.names).subspan(first));
-  job.clear();
+  content_.frames.push_back({header.offset, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(chunks)});
+  store_.index_frame(ordinal_, header.offset, std::span(content_.names).last(chunks));
   VARVE_FAULT_POINT(frame_written);
 }
 
@@ -291,12 +300,22 @@ Status ChainWriterImplementation::check_number(const Manifest& manifest) {
   return {};
 }
 
+Status ChainWriterImplementation::check_nothing_hidden(std::string_view action) const {
+  const std::string hiding = store_.hiding_segment(chain_);
+  if (hiding.empty()) return {};
+  return fail(ErrorCode::corruption,
+              {fmt::format("{} chain '{}' refused", action, chain_),
+               hiding + " can't be read now, and may say what became of the images that are listed",
+               "checkpoint a full image; if it stays so, run `varve verify`, and move the file out of the store"});
+}
+
 Result<Committed> ChainWriterImplementation::commit(const Manifest& manifest) {
   VARVE_CHECK(begun_);
   auto committed = [&]() -> Result<Committed> {
     if (broken_) return *broken_;
     VARVE_TRY(check_manifest(manifest));
     VARVE_TRY(check_number(manifest));
+    if (manifest.kind == ImageKind::delta) VARVE_TRY(check_nothing_hidden("committing a delta to"));
     return finish_commit(manifest);
   }();
   if (!committed) drop_image();
@@ -322,10 +341,8 @@ Result<Committed> ChainWriterImplementation::finish_commit(const Manifest& manif
   VARVE_TRY(write_closing(RecordType::manifest, encode_manifest(manifest), block, offset));
   counts_.flush_ns = monotonic_ns() - begin_ns;
   broken_.reset();
-  content_.end = segment_->offset();
+  accept_commit();
   content_.images.push_back(summarize(manifest, block, offset));
-  committed_frames_ = content_.frames.size();
-  committed_names_ = content_.names.size();
   store_.committed_image(ordinal_, content_.images.back(), content_.end);
   counts_.written_bytes = block.written_bytes;
   counts_.durable = store_.file_system().durable;
@@ -388,22 +405,39 @@ Status ChainWriterImplementation::pin(std::uint64_t number, bool pinned) {
 }
 
 Status ChainWriterImplementation::write_note(Note note) {
+  VARVE_TRY(check_nothing_hidden("changing the list of images of"));
   VARVE_TRY(begin());
+  return commit_note(std::move(note));
+}
+
+Status ChainWriterImplementation::commit_note(Note note) {
   note.sequence = store_.next_sequence(chain_);
   const std::vector<std::byte> content = encode_note(note);
   CommitBlock block;
   std::uint64_t offset = 0;
-  auto written = write_closing(RecordType::note, content, block, offset);
+  auto written = [&]() -> Status {
+    if (broken_) return *broken_;
+    VARVE_TRY(append_all());
+    block.raw_bytes = counts_.raw_bytes;
+    block.new_chunks = counts_.new_chunks;
+    return write_closing(RecordType::note, content, block, offset);
+  }();
   if (!written) {
     broken_ = written.error();
     drop_image();
   } else {
-    content_.end = segment_->offset();
+    accept_commit();
     content_.notes.push_back({offset, content});
     store_.committed_note(ordinal_, note, content_.notes.back(), content_.end);
   }
   end_image();
   return written;
+}
+
+void ChainWriterImplementation::accept_commit() {
+  content_.end = segment_->offset();
+  committed_frames_ = content_.frames.size();
+  committed_names_ = content_.names.size();
 }
 
 }  // namespace varve::storage

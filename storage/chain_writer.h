@@ -27,11 +27,11 @@
 namespace varve::storage {
 
 Result<std::unique_ptr<ChainWriter>> make_chain_writer(StoreImplementation& store, std::string chain,
-                                                       std::unique_ptr<ChainLock> lock);
+                                                       std::shared_ptr<ChainLock> lock);
 
 class ChainWriterImplementation final : public ChainWriter {
  public:
-  ChainWriterImplementation(StoreImplementation& store, std::string chain, std::unique_ptr<ChainLock> lock,
+  ChainWriterImplementation(StoreImplementation& store, std::string chain, std::shared_ptr<ChainLock> lock,
                             std::unique_ptr<WriteBuffers> buffers);
   ~ChainWriterImplementation() override;
 
@@ -44,7 +44,27 @@ class ChainWriterImplementation final : public ChainWriter {
   Status retire(std::span<const std::uint64_t> numbers) override;
   Status set_label(std::uint64_t number, std::string_view label) override;
   Status pin(std::uint64_t number, bool pinned) override;
+  Status seal() override;
   Status close() override;
+
+  // For garbage collection (chain_writer_move.cc): what is moved forms commits of its own, begun by begin().
+  StoreImplementation& store() { return store_; }
+  const std::string& chain() const { return chain_; }
+  /// The first half of its segments' names.
+  std::uint64_t id() const { return writer_; }
+  /// Another writer of the same chain under the same lock, with segments of its own.
+  Result<std::unique_ptr<ChainWriterImplementation>> make_sibling();
+  /// A frame as it is stored. REQUIRES: payload and names were checked.
+  Status move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names);
+  /// A chunk of a frame that is not moved whole; not looked up in the store. REQUIRES: the name was checked.
+  Status move_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes);
+  /// Ends a commit of moved frames; durable when it returns.
+  Status commit_moved(std::span<const SegmentName> sources);
+  /// Writes a listed image once more, as it is. Begins and ends a commit.
+  Status move_image(const Manifest& manifest);
+  /// Writes a note once more. Likewise.
+  Status move_note(Note note) { return write_note(std::move(note)); }
+  std::uint64_t offset() const { return segment_ == nullptr ? 0 : segment_->offset(); }
 
  private:
   // Segments.
@@ -53,6 +73,7 @@ class ChainWriterImplementation final : public ChainWriter {
   Status seal_segment();
   /// After a failed write or flush: nothing behind the committed end counts any more.
   void fail_segment();
+  void leave_failed_segments();
   std::vector<std::byte> seal_notes(const SegmentHeader& header, std::vector<FooterNote>& notes) const;
 
   // Records.
@@ -63,15 +84,21 @@ class ChainWriterImplementation final : public ChainWriter {
   /// Appends the oldest frame that is encoded in the background.
   Status append_oldest();
   Status append_all();
-  /// Puts the header before a payload that lies in `record` behind room for it, and enters the frame everywhere.
+  /// The payload lies in `record` behind room for the header.
   void finish_frame(FrameJob& job, std::span<std::byte> record, std::size_t payload_bytes, bool compressed);
+  /// Puts the header before a payload, and enters the frame everywhere. REQUIRES: its chunks are the last of the names.
+  void enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks);
   Status check_room() const;
   /// Closing record, padding, flush. `end`: of the commit, `offset`: of the record.
   Status write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block, std::uint64_t& offset);
   void start_commit();
   Status write_note(Note note);
+  Status commit_note(Note note);
+  void accept_commit();
   Status check_listed(std::span<const std::uint64_t> numbers, std::string_view action);
   Status check_number(const Manifest& manifest);
+  /// Refuses what depends on the list of images while a segment that can't be read may hide some.
+  Status check_nothing_hidden(std::string_view action) const;
   Result<Committed> finish_commit(const Manifest& manifest);
 
   // Images.
@@ -87,7 +114,7 @@ class ChainWriterImplementation final : public ChainWriter {
 
   StoreImplementation& store_;
   const std::string chain_;
-  std::unique_ptr<ChainLock> lock_;
+  std::shared_ptr<ChainLock> lock_;
   std::unique_ptr<WriteBuffers> buffers_;
   const std::uint64_t writer_;
   std::uint64_t next_segment_ = 1;
@@ -104,7 +131,7 @@ class ChainWriterImplementation final : public ChainWriter {
 
   // The image.
   bool begun_ = false;
-  std::unique_ptr<Lock> store_lock_;
+  std::shared_ptr<Lock> store_lock_;
   std::optional<Error> broken_;  // a write failed: commit() says so
   Committed counts_;
   std::uint64_t nonce_ = 0;
@@ -120,6 +147,7 @@ class ChainWriterImplementation final : public ChainWriter {
   std::unique_ptr<FrameEncoder> encoder_;  // null: one thread, all is done here
 
   StoredFrames stored_;  // for verify_on_dedup
+  std::uint64_t seen_collections_ = 0;
   std::uint64_t counted_memory_ = 0;
 };
 

@@ -26,7 +26,7 @@ void remove_leftovers(Io& io) {
 
 /// One note as a commit of its own at `offset`.
 std::vector<std::byte> encode_note_commit(const std::vector<std::byte>& note, const SegmentHeader& header,
-                                          std::uint64_t offset) {
+                                          std::uint64_t nonce, std::uint64_t offset) {
   CommitBlock block;
   block.begin = offset;
   block.written_bytes = round_up(kRecordHeaderBytes + kCommitBlockBytes + note.size(), kBlockBytes);
@@ -36,7 +36,7 @@ std::vector<std::byte> encode_note_commit(const std::vector<std::byte>& note, co
   commit.insert(commit.end(), note.begin(), note.end());
   RecordHeader record;
   record.type = RecordType::note;
-  record.nonce = random_number();
+  record.nonce = nonce;
   record.offset = offset;
   encode_record_header(record, std::span<const std::byte>(commit).subspan(kRecordHeaderBytes),
                        record_key(header.store, header.incarnation),
@@ -66,7 +66,8 @@ std::vector<std::byte> ChainWriterImplementation::seal_notes(const SegmentHeader
   for (const SealedElsewhere& failed : failed_segments_) {
     const std::uint64_t offset = kSegmentHeaderBytes + bytes.size();
     notes.push_back({offset, encode_note({NoteKind::seal, sequence++, chain_, {}, {}, failed})});
-    const std::vector<std::byte> commit = encode_note_commit(notes.back().content, header, offset);
+    const std::vector<std::byte> commit =
+        encode_note_commit(notes.back().content, header, store_.io().random_number(), offset);
     bytes.insert(bytes.end(), commit.begin(), commit.end());
   }
   return bytes;
@@ -77,7 +78,7 @@ Status ChainWriterImplementation::create_segment() {
   remove_leftovers(store_.io());
   header_ = {};
   header_.store = store_.identity().id;
-  fill_random(header_.incarnation);
+  store_.io().fill_random(header_.incarnation);
   header_.name = {writer_, next_segment_};
   header_.generation = store_.inventory_generation();
   header_.time_ns = wall_clock_ns();
@@ -102,7 +103,7 @@ Status ChainWriterImplementation::create_segment() {
 Status ChainWriterImplementation::seal_segment() {
   content_.generation = store_.inventory_generation();
   Trailer trailer;
-  const std::vector<std::byte> seal = encode_seal(content_, header_, trailer);
+  const std::vector<std::byte> seal = encode_seal(content_, header_, store_.io().random_number(), trailer);
   auto written = [&]() -> Status {
     VARVE_TRY(segment_->append(seal));
     VARVE_TRY(segment_->submit());
@@ -143,6 +144,14 @@ void ChainWriterImplementation::fail_segment() {
   ordinal_ = 0;
 }
 
+Status ChainWriterImplementation::seal() {
+  VARVE_CHECK(!begun_);
+  const bool empty = segment_ == nullptr || (content_.images.empty() && content_.notes.empty());
+  if (empty) return {};
+  VARVE_TRY(seal_segment());
+  return store_.record_inventory(chain_);
+}
+
 Status ChainWriterImplementation::close() {
   if (begun_) abandon();
   if (lock_ == nullptr) return {};
@@ -162,10 +171,17 @@ Status ChainWriterImplementation::close() {
     VARVE_TRY(store_.io().remove(name));
     return store_.io().sync_directory(kSegmentFolder);
   }();
+  leave_failed_segments();
   if (segment_ != nullptr) store_.left_open(ordinal_);
   segment_.reset();
   lock_.reset();
   return closed;
+}
+
+void ChainWriterImplementation::leave_failed_segments() {
+  // No note says where they end, so that they may turn out to end elsewhere: the next writer has to look.
+  for (const SealedElsewhere& failed : failed_segments_) store_.left_open(failed.name);
+  failed_segments_.clear();
 }
 
 }  // namespace varve::storage

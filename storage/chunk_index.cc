@@ -73,7 +73,7 @@ bool ChunkIndex::Shard::erase(std::uint32_t slot) {
   return true;
 }
 
-void ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
+bool ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
   std::uint32_t copies = 0;
   find(name, [&](const ChunkPlace& other) {
     VARVE_AUDIT(other != place);
@@ -81,13 +81,14 @@ void ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
     ++copies;
     return false;
   });
-  if (copies >= kMaxCopies) return;
+  if (copies >= kMaxCopies) return false;
   if (shards_.size() == 1 && size_ >= kSplitAt) split();
   Shard& shard = shard_of(name);
   if (shard.size + 1 > bound(shard.capacity))
     shard.grow(std::max<std::uint64_t>(kFirstCapacity, std::uint64_t{shard.capacity} * 13 / 10));
   shard.put({name, pack(place)});
   ++size_;
+  return true;
 }
 
 bool ChunkIndex::erase(const ChunkName& name, const ChunkPlace& place) {

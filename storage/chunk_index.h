@@ -40,8 +40,8 @@ class ChunkIndex {
  public:
   ChunkIndex();
 
-  /// REQUIRES: this name is not yet at this place.
-  void insert(const ChunkName& name, const ChunkPlace& place);
+  /// False, and nothing is done, when the name has as many places as are kept. REQUIRES: it is not yet at this place.
+  bool insert(const ChunkName& name, const ChunkPlace& place);
   /// The first place that `accept` takes.
   template <class Accept>
   std::optional<ChunkPlace> find(const ChunkName& name, Accept&& accept) const;

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/os_error.h"
 #include "base/try.h"
+#include "storage/aligned_buffer.h"
 
 namespace varve::storage {
 namespace {
@@ -19,12 +20,15 @@ namespace {
 constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 constexpr std::size_t kBatchWindows = 8;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
-constexpr std::size_t kInlineWindows = 2;                   // not worth a thread
+constexpr std::size_t kInlineBytes = 2 * kWindowBytes;      // not worth a thread
+constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
-/// Memory for one batch: faulted in at once, which is some fifteen times cheaper than page by page.
+/// Memory for one batch: faulted in at once, which is some fifteen times cheaper than page by page; a small one is of
+/// the heap, which is warm.
 class ReadBuffer {
  public:
   static Result<std::unique_ptr<ReadBuffer>> create(std::size_t bytes) {
+    if (bytes <= kHeapBytes) return std::unique_ptr<ReadBuffer>(new ReadBuffer(AlignedBuffer(bytes)));
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return os_error("allocating a buffer to read chunks failed", errno);
     constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14; advice: what fails is faulted in later
@@ -32,7 +36,9 @@ class ReadBuffer {
     madvise(memory, bytes, MADV_DONTFORK);
     return std::unique_ptr<ReadBuffer>(new ReadBuffer({static_cast<std::byte*>(memory), bytes}));
   }
-  ~ReadBuffer() { munmap(bytes_.data(), bytes_.size()); }
+  ~ReadBuffer() {
+    if (heap_.data() == nullptr) munmap(bytes_.data(), bytes_.size());
+  }
   ReadBuffer(const ReadBuffer&) = delete;
   ReadBuffer& operator=(const ReadBuffer&) = delete;
 
@@ -40,6 +46,8 @@ class ReadBuffer {
 
  private:
   explicit ReadBuffer(std::span<std::byte> bytes) : bytes_(bytes) {}
+  explicit ReadBuffer(AlignedBuffer heap) : heap_(std::move(heap)), bytes_(heap_.span()) {}
+  AlignedBuffer heap_;  // empty: `bytes_` is a mapping
   std::span<std::byte> bytes_;
 };
 
@@ -169,7 +177,7 @@ Result<std::size_t> ChunkReader::run_plan() {
     next = plan_windows(next, batch);
     std::size_t bytes = 0;
     for (const Window& window : batch.windows) bytes += window.buffer.size();
-    const bool all_here = turn == 0 && next == plan_.size() && batch.windows.size() <= kInlineWindows;
+    const bool all_here = turn == 0 && next == plan_.size() && bytes <= kInlineBytes;
     if (batch.buffer == nullptr) {
       // Sized for what is left at most: a single chunk does not cost a whole batch of memory.
       auto buffer = ReadBuffer::create(next == plan_.size() && turn < 2 ? bytes : kBatchWindows * kWindowBytes);

@@ -187,11 +187,12 @@ Result<Trailer> decode_trailer(std::span<const std::byte> bytes, const StoreId& 
   return trailer;
 }
 
-std::vector<std::byte> encode_seal(const Footer& footer, const SegmentHeader& header, Trailer& trailer) {
+std::vector<std::byte> encode_seal(const Footer& footer, const SegmentHeader& header, std::uint64_t nonce,
+                                   Trailer& trailer) {
   const std::vector<std::byte> payload = encode_footer(footer);
   RecordHeader record;
   record.type = RecordType::footer;
-  record.nonce = random_number();
+  record.nonce = nonce;
   record.offset = footer.end;
   std::vector<std::byte> content(kRecordHeaderBytes);
   content.reserve(round_up(payload.size() + kRecordHeaderBytes + kTrailerBytes, kBlockBytes));

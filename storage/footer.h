@@ -75,7 +75,8 @@ struct Trailer {
 void encode_trailer(const Trailer& trailer, const StoreId& store, std::span<std::byte, kTrailerBytes> into);
 Result<Trailer> decode_trailer(std::span<const std::byte> bytes, const StoreId& store, const StoredAt& at);
 
-/// All bytes that seal a segment at `footer.end`: footer record, zeros, trailer.
-std::vector<std::byte> encode_seal(const Footer& footer, const SegmentHeader& header, Trailer& trailer);
+/// All bytes that seal a segment at `footer.end`: footer record, zeros, trailer. `nonce`: random.
+std::vector<std::byte> encode_seal(const Footer& footer, const SegmentHeader& header, std::uint64_t nonce,
+                                   Trailer& trailer);
 
 }  // namespace varve::storage

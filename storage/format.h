@@ -36,6 +36,7 @@ inline constexpr std::string_view kSegmentFolder = "segments";
 /// Bytes of the file `lock`: what each is for stands in docs/formats/store.md.
 inline constexpr std::uint64_t kLockTable = 0;
 inline constexpr std::uint64_t kLockStore = 1;
+inline constexpr std::uint64_t kLockGate = 2;
 
 using StoreId = std::array<std::byte, 16>;
 using Incarnation = std::array<std::byte, 16>;
@@ -54,9 +55,5 @@ std::string to_hex(std::span<const std::byte> bytes);
 Error damaged(std::string_view object, const StoredAt& at, std::string cause);
 /// An `unsupported` error: this version does not know what a newer one may have written.
 Error unknown_to_us(std::string_view object, const StoredAt& at, std::string cause);
-
-/// getrandom(2).
-void fill_random(std::span<std::byte> into);
-std::uint64_t random_number();
 
 }  // namespace varve::storage

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/io.h"
 
+#include <sys/random.h>
+
+#include <cerrno>
 #include <cstdlib>
 
+#include "base/check.h"
 #include "base/env.h"
 #include "base/try.h"
 #include "storage/posix_io.h"
@@ -39,6 +43,21 @@ Result<Choice> choose(const std::string& directory, const IoOptions& options) {
 }  // namespace
 
 std::string_view to_string(IoKind kind) { return kind == IoKind::uring ? "uring" : "posix"; }
+
+void Io::fill_random(std::span<std::byte> into) {
+  while (!into.empty()) {
+    const ssize_t got = getrandom(into.data(), into.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    VARVE_CHECK(got > 0);  // other errors: a bad address, or a kernel before 3.17
+    into = into.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+std::uint64_t Io::random_number() {
+  std::uint64_t number = 0;
+  fill_random(std::as_writable_bytes(std::span(&number, 1)));
+  return number;
+}
 
 std::optional<IoKind> parse_io(std::string_view name) {
   for (const IoKind kind : {IoKind::uring, IoKind::posix})

@@ -120,6 +120,10 @@ class Io {
   /// Locks one byte of the store's file "lock" (made when missing), by open-file-description locks. Does not wait:
   /// `busy` when another open store (of this or another process) holds it in a conflicting way.
   virtual Result<std::unique_ptr<Lock>> lock(std::uint64_t byte, bool exclusive) = 0;
+
+  /// Ids, nonces and secrets: getrandom(2). Here so that a simulated store repeats whole by its seed, file names too.
+  virtual void fill_random(std::span<std::byte> into);
+  std::uint64_t random_number();
 };
 
 struct IoOptions {

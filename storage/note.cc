@@ -39,6 +39,19 @@ bool decode_seal(ByteReader& in, Note& note) {
   return in.ok();
 }
 
+bool decode_sources(ByteReader& in, Note& note) {
+  const auto count = in.get<std::uint32_t>();
+  if (!in.holds(count, 2 * sizeof(std::uint64_t))) return false;
+  note.sources.reserve(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    SegmentName source;
+    source.writer = in.get<std::uint64_t>();
+    source.n = in.get<std::uint64_t>();
+    note.sources.push_back(source);
+  }
+  return in.ok();
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_note(const Note& note) {
@@ -69,6 +82,13 @@ std::vector<std::byte> encode_note(const Note& note) {
       out.put<std::uint64_t>(note.seal.footer.size());
       out.bytes(note.seal.footer);
       break;
+    case NoteKind::moved:
+      out.put<std::uint32_t>(static_cast<std::uint32_t>(note.sources.size()));
+      for (const SegmentName& source : note.sources) {
+        out.put<std::uint64_t>(source.writer);
+        out.put<std::uint64_t>(source.n);
+      }
+      break;
   }
   return content;
 }
@@ -91,6 +111,7 @@ Result<Note> decode_note(std::span<const std::byte> content, const StoredAt& at)
     case NoteKind::unpin: decoded = decode_numbers(in, note); break;
     case NoteKind::label: decoded = decode_label(in, note); break;
     case NoteKind::seal: decoded = decode_seal(in, note); break;
+    case NoteKind::moved: decoded = decode_sources(in, note); break;
     default: return unknown_to_us(kObject, at, fmt::format("its kind is {}, which this version does not know", kind));
   }
   if (!decoded || !in.at_end()) return damaged(kObject, at, "its content is not well-formed");

@@ -12,7 +12,7 @@
 
 namespace varve::storage {
 
-enum class NoteKind : std::uint16_t { retire = 1, label = 2, pin = 3, unpin = 4, seal = 5 };
+enum class NoteKind : std::uint16_t { retire = 1, label = 2, pin = 3, unpin = 4, seal = 5, moved = 6 };
 
 /// A segment that ends at `end` and has no footer of its own, since writing or flushing it failed.
 struct SealedElsewhere {
@@ -30,6 +30,7 @@ struct Note {
   std::vector<std::uint64_t> numbers;  ///< retire, pin, unpin: those; label: the one
   std::string label;
   SealedElsewhere seal;
+  std::vector<SegmentName> sources = {};  ///< moved: where the frames of this commit were before
   friend bool operator==(const Note&, const Note&) = default;
 };
 

@@ -76,7 +76,15 @@ Status load_unsealed(Io& io, const StoreIdentity& identity, const Inventory* inv
     }
   }
   segment.content.chain = segment.header.chain;
-  if (segment.state == SegmentState::open && !flush_for_reading(io, segment.name)) return {};
+  if (segment.state == SegmentState::open && !flush_for_reading(io, segment.name)) {
+    // Its images are not listed, since nobody can make sure of them. Its chunks are: images of other chains may name
+    // them, and whoever reads one checks it.
+    segment.unscanned = true;
+    VARVE_TRY(scan_into(segment, file, kSegmentHeaderBytes, end, identity.chunk_bytes));
+    segment.content.images.clear();
+    segment.content.notes.clear();
+    return {};
+  }
   return scan_into(segment, file, kSegmentHeaderBytes, end, identity.chunk_bytes);
 }
 
@@ -148,12 +156,19 @@ Status scan_into(LoadedSegment& segment, SegmentFile& file, std::uint64_t from, 
   const std::uint64_t key = record_key(segment.header.store, segment.header.incarnation);
   SegmentScanner scanner(*file.file, key, from, std::max(from, end), {chunk_bytes, nullptr});
   std::optional<std::uint64_t> bad_from;  // damage if a commit is accepted behind it
+  std::optional<std::uint64_t> looked_again;
   for (;;) {
     VARVE_TRY_ASSIGN(std::optional<ScannedCommit> commit, scanner.next());
     if (!commit) return {};
     if (commit->gap_begin != commit->begin && !bad_from) bad_from = commit->gap_begin;
     if (!commit->accepted()) {
       if (!bad_from) bad_from = commit->begin;
+      continue;
+    }
+    if (bad_from && bad_from != looked_again) {
+      looked_again = bad_from;
+      bad_from.reset();
+      scanner.look_again(*looked_again);
       continue;
     }
     if (bad_from)
@@ -170,11 +185,11 @@ bool flush_for_reading(Io& io, const SegmentName& name) {
   return (*file)->sync().has_value();
 }
 
-Status seal_file(LoadedSegment& segment, File& file, std::uint64_t generation) {
+Status seal_file(Io& io, LoadedSegment& segment, File& file, std::uint64_t generation) {
   segment.content.generation = generation;
   segment.content.chain = segment.header.chain;
   Trailer trailer;
-  const std::vector<std::byte> seal = encode_seal(segment.content, segment.header, trailer);
+  const std::vector<std::byte> seal = encode_seal(segment.content, segment.header, io.random_number(), trailer);
   AlignedBuffer buffer(seal.size());
   std::memcpy(buffer.data(), seal.data(), seal.size());
   VARVE_TRY(file.submit_write(segment.content.end, buffer.span()));
@@ -205,42 +220,63 @@ Status collect_seals(LoadedSegment& segment, std::map<SegmentName, SealedElsewhe
   return {};
 }
 
+/// Empty: the file is gone, collected since it was listed.
+Result<std::optional<LoadedSegment>> load_segment(Io& io, const StoreIdentity& identity, const Inventory* inventory,
+                                                  const std::map<SegmentName, SealedElsewhere>& seals,
+                                                  const SegmentName& name) {
+  LoadedSegment segment;
+  segment.name = name;
+  auto opened = open_segment(io, identity.id, name, OpenMode::read);
+  if (!opened && opened.error().code() == ErrorCode::not_found) return std::optional<LoadedSegment>();
+  if (!opened) {
+    if (!is_damage(opened.error())) return opened.error();
+    segment.damage.push_back(sentence(opened.error()));
+    segment.unreadable = segment.unopened = true;
+    return std::optional<LoadedSegment>(std::move(segment));
+  }
+  segment.file_bytes = opened->bytes;
+  segment.damage = std::move(opened->damage);
+  auto found = read_footer(*opened, identity.id);
+  if (found) {
+    accept_footer(segment, *opened, std::move(*found), identity.id);
+  } else if (!is_damage(found.error())) {
+    return found.error();
+  } else if (auto rest = load_unsealed(io, identity, inventory, seals, segment, *opened, sentence(found.error()));
+             !rest) {
+    if (!is_damage(rest.error())) return rest.error();
+    segment.damage.push_back(sentence(rest.error()));
+    segment.unreadable = true;
+  }
+  if (inventory != nullptr) compare(segment, *inventory);
+  return std::optional<LoadedSegment>(std::move(segment));
+}
+
+/// Whether a segment has another length by now: its writer sealed it while it was read.
+bool changed_meanwhile(Io& io, const LoadedSegment& segment) {
+  const auto file = io.open(to_string(segment.name), OpenMode::read);
+  if (!file) return file.error().code() == ErrorCode::not_found;
+  const auto bytes = (*file)->size_bytes();
+  return bytes && *bytes != segment.file_bytes;
+}
+
 }  // namespace
 
 Result<std::vector<LoadedSegment>> load_segments(Io& io, const StoreIdentity& identity, const Inventory* inventory,
                                                  std::vector<SegmentName> names) {
+  constexpr int kMaxTries = 3;  // a segment is sealed once, and removed once
   std::vector<LoadedSegment> loaded;
   std::map<SegmentName, SealedElsewhere> seals;
   // A writer's later segments first: their notes tell where an earlier one ends.
   std::ranges::sort(names, std::greater<>());
   for (const SegmentName& name : names) {
-    auto opened = open_segment(io, identity.id, name, OpenMode::read);
-    if (!opened && opened.error().code() == ErrorCode::not_found) continue;  // collected since it was listed
-    LoadedSegment segment;
-    segment.name = name;
-    if (!opened) {
-      if (!is_damage(opened.error())) return opened.error();
-      segment.damage.push_back(sentence(opened.error()));
-      segment.unreadable = true;
-      loaded.push_back(std::move(segment));
-      continue;
+    for (int tries = 1;; ++tries) {
+      VARVE_TRY_ASSIGN(std::optional<LoadedSegment> segment, load_segment(io, identity, inventory, seals, name));
+      if (!segment) break;
+      if (!segment->damage.empty() && tries < kMaxTries && changed_meanwhile(io, *segment)) continue;
+      VARVE_TRY(collect_seals(*segment, seals));
+      loaded.push_back(std::move(*segment));
+      break;
     }
-    segment.file_bytes = opened->bytes;
-    segment.damage = std::move(opened->damage);
-    auto found = read_footer(*opened, identity.id);
-    if (found) {
-      accept_footer(segment, *opened, std::move(*found), identity.id);
-    } else if (!is_damage(found.error())) {
-      return found.error();
-    } else if (auto rest = load_unsealed(io, identity, inventory, seals, segment, *opened, sentence(found.error()));
-               !rest) {
-      if (!is_damage(rest.error())) return rest.error();
-      segment.damage.push_back(sentence(rest.error()));
-      segment.unreadable = true;
-    }
-    if (inventory != nullptr) compare(segment, *inventory);
-    VARVE_TRY(collect_seals(segment, seals));
-    loaded.push_back(std::move(segment));
   }
   std::ranges::reverse(loaded);
   return loaded;

@@ -32,6 +32,8 @@ struct LoadedSegment {
   std::uint64_t file_bytes = 0;
   std::uint64_t footer_checksum = 0;
   bool unreadable = false;  ///< nobody can say which images it holds
+  bool unopened = false;    ///< not even how long it is
+  bool unscanned = false;   ///< it may not be flushed here, so that nothing of it is listed
   std::vector<std::string> damage;
 };
 
@@ -64,7 +66,7 @@ bool flush_for_reading(Io& io, const SegmentName& name);
 
 /// Seals a segment at segment.content.end: footer, truncation, flush. Updates `segment`. REQUIRES: the writer is gone
 /// (the chain's lock is held), and all before that end is durable.
-Status seal_file(LoadedSegment& segment, File& file, std::uint64_t generation);
+Status seal_file(Io& io, LoadedSegment& segment, File& file, std::uint64_t generation);
 
 /// Loads all these segments; open ones as flush_for_reading() permits. `inventory`: null when it is damaged. Segments
 /// that can't be read at all are returned empty, with their damage.

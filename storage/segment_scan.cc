@@ -76,6 +76,12 @@ Result<std::optional<ScannedCommit>> SegmentScanner::next() {
   return std::optional<ScannedCommit>();
 }
 
+void SegmentScanner::look_again(std::uint64_t offset) {
+  reader_.forget();
+  position_ = gap_begin_ = offset;
+  gap_is_zero_ = true;
+}
+
 Result<ScannedCommit> SegmentScanner::read_commit(std::uint64_t begin) {
   ScannedCommit commit;
   commit.begin = commit.end = begin;

@@ -25,6 +25,8 @@ class WindowReader {
   /// REQUIRES: within the file. `corruption` when the file is shorter than it was.
   Result<std::span<const std::byte>> at(std::uint64_t offset, std::uint64_t bytes);
   std::uint64_t file_bytes() const { return file_bytes_; }
+  /// What is read next comes from the file.
+  void forget() { window_.clear(); }
 
  private:
   Status load(std::uint64_t offset, std::uint64_t bytes);
@@ -74,6 +76,9 @@ class SegmentScanner {
 
   /// The next commit, whole or not; empty at the end. Errors are those of reading only.
   Result<std::optional<ScannedCommit>> next();
+  /// Reads from this offset on once more, as it is now. A living writer may have committed what was found wrong, and
+  /// more, before the bytes behind it were read: who finds a commit behind damage in an open segment looks again.
+  void look_again(std::uint64_t offset);
   /// After the end: whether anything but zeros followed the last commit that next() gave, and from where.
   bool tail_is_zero() const { return gap_is_zero_; }
   std::uint64_t tail_begin() const { return gap_begin_; }

@@ -67,8 +67,8 @@ Result<StoreIdentity> create_store(Io& io, const StoreOptions& options) {
                  fmt::format("a chunk size of {} bytes is not possible", options.chunk_bytes),
                  "use a power of two from 4096 to 65536"});
   VARVE_TRY(check_empty(io));
-  fill_random(identity.id);
-  fill_random(identity.secret);
+  io.fill_random(identity.id);
+  io.fill_random(identity.secret);
   VARVE_TRY(io.make_directory(kSegmentFolder));
   VARVE_TRY(io.sync_directory(""));
   VARVE_FAULT_POINT(store_created_directory);
@@ -158,7 +158,7 @@ Result<ImageSummary> StoreImplementation::newest_image(std::string_view chain) {
         !catalogue_.retired(chain, line->second.newest_number))
       return hidden(fmt::format("image {} was recorded and can't be found", line->second.newest_number));
     for (const Segment& known : segments_)
-      if (known.unreadable && (known.header.chain.empty() || known.header.chain == chain))
+      if (known.unreadable && may_hide(known, chain))  // not what a living writer has open and we may not flush
         return hidden(fmt::format("{} can't be read, and may hold a newer one", to_string(known.name)));
   }
   std::vector<ImageSummary> all = images();
@@ -176,8 +176,24 @@ std::vector<std::string> StoreImplementation::damage() {
   return all;
 }
 
+Result<std::shared_ptr<Lock>> StoreImplementation::hold() {
+  // One for all in this process: who has it is never kept waiting by a collector that waits for it.
+  const MutexLock lock(share_mutex_);
+  if (std::shared_ptr<Lock> shared = shared_.lock()) return shared;
+  VARVE_TRY_ASSIGN(std::unique_ptr<Lock> taken, lock_store_shared(*io_));
+  std::shared_ptr<Lock> shared(std::move(taken));
+  shared_ = shared;
+  return shared;
+}
+
+std::string StoreImplementation::hiding_segment(std::string_view chain) {
+  const MutexLock lock(mutex_);
+  const auto found = std::ranges::find_if(segments_, [&](const Segment& known) { return may_hide(known, chain); });
+  return found == segments_.end() ? std::string() : to_string(found->name);
+}
+
 Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std::uint64_t number) {
-  VARVE_TRY_ASSIGN(const std::unique_ptr<Lock> shared, lock_store_shared(*io_));
+  VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
   FooterImage image;
   SegmentView where;
@@ -202,7 +218,7 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
 
 Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, const DeliverChunk& deliver) {
   if (requests.empty()) return {};
-  VARVE_TRY_ASSIGN(const std::unique_ptr<Lock> shared, lock_store_shared(*io_));
+  VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
   ChunkReader reader(*this, requests, deliver);
   return reader.run();
@@ -211,7 +227,11 @@ Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, 
 Result<std::unique_ptr<ChainWriter>> StoreImplementation::open_chain(std::string_view chain) {
   VARVE_TRY(check_chain_name(chain));
   VARVE_TRY_ASSIGN(std::unique_ptr<ChainLock> lock, ChainLock::acquire(*io_, chain));
+  // Whoever made the store, or renewed its inventory, may have died between the rename and the flush of the name. What
+  // this writer commits is to be found again.
+  VARVE_TRY(io_->sync_directory(""));
   VARVE_TRY(refresh());  // what others wrote to this chain since
+  settle_inventory();
   VARVE_TRY(recover_chain(std::string(chain)));
   return make_chain_writer(*this, std::string(chain), std::move(lock));
 }
@@ -238,7 +258,8 @@ std::optional<ChunkPlace> StoreImplementation::find_chunk(const ChunkName& name,
 std::optional<ChunkPlace> StoreImplementation::find_reusable(const ChunkName& name, std::uint32_t own) {
   const MutexLock lock(mutex_);
   return index_.find(name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS {
-    return place.segment == own || place.offset < segment(place.segment).durable_end;
+    const Segment& known = segment(place.segment);
+    return place.segment == own || (place.offset < known.durable_end && !known.leaving);
   });
 }
 
@@ -267,7 +288,10 @@ std::uint32_t StoreImplementation::add_own_segment(const SegmentHeader& header, 
 
 void StoreImplementation::index_frame(std::uint32_t ordinal, std::uint64_t offset, std::span<const ChunkName> names) {
   const MutexLock lock(mutex_);
-  for (std::uint32_t slot = 0; slot < names.size(); ++slot) index_.insert(names[slot], {ordinal, offset, slot});
+  Segment& own = segment(ordinal);
+  for (std::uint32_t slot = 0; slot < names.size(); ++slot)
+    if (!index_.insert(names[slot], {ordinal, offset, slot})) own.unindexed = true;
+  own.chunks += names.size();
 }
 
 void StoreImplementation::unindex(std::uint32_t ordinal, std::span<const FooterFrame> frames,
@@ -276,6 +300,7 @@ void StoreImplementation::unindex(std::uint32_t ordinal, std::span<const FooterF
   for (const FooterFrame& frame : frames) {
     for (std::uint32_t slot = 0; slot < frame.chunks; ++slot) index_.erase(names[slot], {ordinal, frame.offset, slot});
     names = names.subspan(frame.chunks);
+    segment(ordinal).chunks -= frame.chunks;
   }
 }
 
@@ -316,6 +341,16 @@ void StoreImplementation::left_open(std::uint32_t ordinal) {
   // As another process would see it: not to be built upon before it has been recovered.
   segment(ordinal).ours = false;
   segment(ordinal).durable_end = 0;
+}
+
+void StoreImplementation::left_open(const SegmentName& name) {
+  const MutexLock lock(mutex_);
+  const auto at = by_name_.find(name);
+  if (at == by_name_.end()) return;
+  Segment& known = segment(at->second);
+  known.state = SegmentState::open;
+  known.recorded = false;
+  known.durable_end = 0;
 }
 
 std::uint64_t StoreImplementation::next_number(std::string_view chain) {

@@ -6,7 +6,8 @@
 // flush. An image exists when commit() has returned without an error, and only then.
 //
 // Locks: a ChainWriter holds its chain's byte of the file `lock` exclusively and, from begin() to commit(), the store's
-// byte shared; readers hold the store's byte shared while they read; garbage collection takes it exclusively to unlink.
+// byte shared; readers hold the store's byte shared while they read; garbage collection (collect.h) takes it
+// exclusively to unlink.
 //
 // Threads: Store may be used from any thread, also beside its ChainWriters; a ChainWriter by one thread at a time.
 // A Store must outlive its ChainWriters.
@@ -115,6 +116,10 @@ class ChainWriter {
   /// Marks an image for retention to leave alone, or no longer. Likewise.
   virtual Status pin(std::uint64_t number, bool pinned) = 0;
 
+  /// Seals the open segment, if it holds anything, and records the inventory: garbage collection works on sealed ones.
+  /// REQUIRES: no image begun.
+  virtual Status seal() = 0;
+
   /// Seals the segment, gives preallocated space back, and records the inventory. The lock is released in any case.
   virtual Status close() = 0;
 };
@@ -139,8 +144,14 @@ class Store {
   virtual Result<ImageSummary> newest_image(std::string_view chain) = 0;
   /// What was found damaged when the store was opened or refreshed, a sentence each. verify() looks at everything.
   virtual std::vector<std::string> damage() = 0;
+  /// A segment file that can't be read now and may hold images or notes of this chain; empty: none. As long as there is
+  /// one, nothing may depend on what is listed: a ChainWriter refuses deltas and notes.
+  virtual std::string hiding_segment(std::string_view chain) = 0;
   /// Sees what other writers committed since, and what garbage collection moved.
   virtual Status refresh() = 0;
+  /// While it is held, garbage collection removes nothing: for those who choose an image and read it in several calls.
+  /// Not for long: it keeps space from being given back.
+  virtual Result<std::shared_ptr<Lock>> hold() = 0;
   virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;
 
   /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
@@ -151,7 +162,11 @@ class Store {
   /// last whole image is kept, its segment flushed and sealed there.
   virtual Result<std::unique_ptr<ChainWriter>> open_chain(std::string_view chain) = 0;
 
+  /// Those that have a segment, also where no image is listed any more.
+  virtual std::vector<std::string> chains() = 0;
   virtual StoreStatistics statistics() = 0;
+  /// Of the segments of one chain, as they are on disk.
+  virtual std::uint64_t stored_bytes(std::string_view chain) = 0;
 };
 
 /// A chain's name: 1 to 64 of letters, digits, '-', '_', '.'; not starting with '.'; not a number.

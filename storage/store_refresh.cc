@@ -23,9 +23,18 @@ bool only_damaged(const Error& error) {
 }  // namespace
 
 Status StoreImplementation::refresh() {
-  VARVE_TRY_ASSIGN(const std::unique_ptr<Lock> shared, lock_store_shared(*io_));
+  VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
+  return refresh_held();
+}
+
+Status StoreImplementation::refresh_held() {
   const MutexLock serial(refresh_mutex_);
   return refresh_locked();
+}
+
+std::uint64_t StoreImplementation::collections() {
+  const MutexLock lock(mutex_);
+  return inventory_.collections;
 }
 
 Status StoreImplementation::refresh_if_collected() {
@@ -86,7 +95,9 @@ void StoreImplementation::compare_table(const std::vector<SegmentName>& names, s
     }
     // Sealed ones never change. Damaged ones are looked at again, so that their damage stays known.
     const Segment& known = segment(at->second);
-    if (!known.ours && (known.state == SegmentState::open || known.unreadable)) load.push_back(name);
+    if (!known.ours && (known.state == SegmentState::open || known.unreadable || known.unindexed)) load.push_back(name);
+    // From the start: places that had no room may have it now, since others were collected.
+    if (!known.ours && known.unindexed) drops.push_back(known.ordinal);
   }
 }
 
@@ -117,10 +128,13 @@ void StoreImplementation::take(LoadedSegment&& loaded) {
   known.key = record_key(identity_.id, loaded.header.incarnation);
   known.state = loaded.state;
   known.unreadable = loaded.unreadable;
+  known.unopened = loaded.unopened;
   known.end = loaded.content.end;
   known.durable_end = loaded.state == SegmentState::open ? 0 : loaded.content.end;
   known.file_bytes = loaded.file_bytes;
   known.footer_checksum = loaded.footer_checksum;
+  known.unscanned = loaded.unscanned;
+  known.chunks = loaded.content.names.size();
   known.images = std::move(loaded.content.images);
   known.notes = std::move(loaded.content.notes);
   known.damage = std::move(loaded.damage);
@@ -130,7 +144,7 @@ void StoreImplementation::take(LoadedSegment&& loaded) {
   for (const FooterFrame& frame : loaded.content.frames) {
     if (frame.offset >= indexed_end)
       for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
-        index_.insert(names[slot], {ordinal, frame.offset, slot});
+        if (!index_.insert(names[slot], {ordinal, frame.offset, slot})) known.unindexed = true;
     names = names.subspan(frame.chunks);
   }
 }
@@ -177,7 +191,18 @@ void StoreImplementation::note_inventory(const Result<Inventory>& inventory, con
 
 std::uint64_t StoreImplementation::inventory_generation() {
   const MutexLock lock(mutex_);
-  return inventory_.generation;
+  return durable_generation_;
+}
+
+void StoreImplementation::settle_inventory() {
+  std::uint64_t generation = 0;
+  {
+    const MutexLock lock(mutex_);
+    generation = inventory_.generation;
+  }
+  if (!io_->sync_directory("")) return;
+  const MutexLock lock(mutex_);
+  durable_generation_ = std::max(durable_generation_, generation);
 }
 
 Inventory StoreImplementation::merged_inventory(const Result<Inventory>& current, const std::vector<SegmentName>& files,
@@ -194,10 +219,19 @@ Inventory StoreImplementation::merged_inventory(const Result<Inventory>& current
     // What garbage collection removed behind our back must not come back as missing.
     const bool there = std::ranges::binary_search(files, known.name);
     if (known.gone || !known.recorded || !there) continue;
+    // Of other chains only their writers know: a line that is not there may have been taken away by a collection.
+    if (current && known.header.chain != chain) continue;
     const bool own_footer = known.state == SegmentState::sealed;
     // A line that is there already stays: it says what the segment was like before any damage.
-    merged.segments.try_emplace(known.name, InventorySegment{own_footer ? known.file_bytes : known.end,
-                                                             own_footer ? known.footer_checksum : 0});
+    const InventorySegment as_it_is{own_footer ? known.file_bytes : known.end, own_footer ? known.footer_checksum : 0};
+    if (!merged.segments.try_emplace(known.name, as_it_is).second || known.header.chain.empty()) continue;
+    // May be of another chain, when recording it failed at first: what its images used up goes with it.
+    InventoryChain& line = merged.chains[known.header.chain];
+    for (const FooterImage& image : known.images) {
+      line.next_number = std::max(line.next_number, image.number + 1);
+      if (!catalogue_.retired(known.header.chain, image.number))
+        line.newest_number = std::max(line.newest_number, image.number);
+    }
   }
   // Of other chains only their writers know what is durable.
   InventoryChain& line = merged.chains[chain];
@@ -222,14 +256,25 @@ Status StoreImplementation::record_inventory(const std::string& chain) {
   const MutexLock lock(mutex_);
   // Of another process's collection we have not seen the effects yet: refresh_if_collected() is to notice it.
   merged.collections = inventory_.collections;
+  durable_generation_ = merged.generation;
   inventory_ = std::move(merged);
   return {};
+}
+
+void StoreImplementation::skip_hidden_numbers(const std::string& chain) {
+  // The inventory knows the numbers of what it lists. Elsewhere an image takes a block at least.
+  std::uint64_t hidden = 0;
+  for (const Segment& known : segments_)
+    if (may_hide(known, chain) && !inventory_.segments.contains(known.name))
+      hidden += (known.unopened ? kMaxSegmentBytes : known.file_bytes) / kBlockBytes;
+  if (hidden != 0) catalogue_.raise_next_number(chain, catalogue_.next_number(chain) + hidden);
 }
 
 Status StoreImplementation::recover_chain(const std::string& chain) {
   std::vector<std::pair<std::uint32_t, SegmentName>> left;
   {
     const MutexLock lock(mutex_);
+    skip_hidden_numbers(chain);
     for (Segment& known : segments_) {
       if (known.gone || known.ours || known.unreadable || known.recorded || known.header.chain != chain) continue;
       if (known.state == SegmentState::sealed_elsewhere)
@@ -267,7 +312,7 @@ Status StoreImplementation::recover_segment(std::uint32_t ordinal, const Segment
     log::info("storage", "{} of a killed writer held no whole image and was removed", to_string(name));
   } else {
     const std::uint64_t end = loaded.content.end;
-    VARVE_TRY(seal_file(loaded, *file.file, inventory_generation()));
+    VARVE_TRY(seal_file(*io_, loaded, *file.file, inventory_generation()));
     log::info("storage", "{} of a killed writer was sealed at offset {}", to_string(name), end);
   }
   VARVE_FAULT_POINT(recovery_sealed);

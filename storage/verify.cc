@@ -180,6 +180,7 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
                          {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr});
   std::vector<VerifyFinding> open_findings;  // damage only if an accepted commit follows, or the segment is sealed
   std::uint64_t accepted_end = kSegmentHeaderBytes;
+  std::uint64_t looked_again = 0;
   for (;;) {
     VARVE_TRY_ASSIGN(const std::optional<ScannedCommit> commit, scanner.next());
     if (!commit) break;
@@ -191,6 +192,12 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
       open_findings.push_back(finding(name, problem.offset, problem.bytes, problem.what));
     if (!commit->accepted()) {
       if (has_footer) take_frames(*commit, &segment.content, ordinal);
+      continue;
+    }
+    if (!sealed && !open_findings.empty() && looked_again != accepted_end) {
+      looked_again = accepted_end;
+      open_findings.clear();
+      scanner.look_again(accepted_end);
       continue;
     }
     for (VerifyFinding& one : open_findings) found(std::move(one));

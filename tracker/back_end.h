@@ -53,6 +53,8 @@ class BackEnd {
 
   /// Appends ascending runs to `written`.
   virtual Result<Seen> list(PageRange range, ScanBuffer& buffer, PageRuns& written) = 0;
+  /// Appends the runs of the range that are mapped by huge pages; none where the back end does not split them.
+  virtual Result<Seen> list_huge(PageRange, ScanBuffer&, PageRuns&) { return Seen::done; }
   /// Called once before a row of list_and_protect().
   virtual Status begin_protecting() = 0;
   /// REQUIRES: protects() == ranges.

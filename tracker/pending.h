@@ -45,6 +45,8 @@ class Pending {
   /// REQUIRES: epoch is above that of every earlier cut.
   void begin_cut(std::uint64_t epoch);
   std::uint64_t last_epoch() const { return last_epoch_; }
+  /// How many cuts there were.
+  std::uint64_t cuts() const { return cuts_; }
   /// How many cuts there were up to the cut of that epoch, if it is among the last kCutsKept.
   std::optional<std::uint64_t> cut_number(std::uint64_t epoch) const;
   /// `suspects` = `written` and the pending pages. REQUIRES: `written` is ascending.

@@ -120,6 +120,15 @@ std::vector<BackEndReport> ServiceImpl::probe() {
   return reports;
 }
 
+Costs ServiceImpl::costs(BackEndKind kind) {
+  if (forked()) return {};
+  if (kind == BackEndKind::uffd || kind == BackEndKind::mprotect) {
+    MutexLock lock(registration_);
+    if (BackEnd* const back_end = tried(kind).back_end.get(); back_end != nullptr) return back_end->costs();
+  }
+  return {.visit_ns = measure_visit_ns()};
+}
+
 // --- Registering
 
 Status ServiceImpl::add(Mechanism& mechanism, PageRange range) {

@@ -39,6 +39,7 @@ class ServiceImpl final : public Service {
   Result<std::unique_ptr<Tracking>> track(PageRange range, std::optional<BackEndKind> wanted,
                                           const void* owner) override;
   std::vector<BackEndReport> probe() override;
+  Costs costs(BackEndKind kind) override;
   Status writable(PageRange pages) override;
 
   // For TrackingImpl.

@@ -61,11 +61,29 @@ std::size_t page_bytes();
 /// What a Tracking has seen; counters only grow.
 struct TrackingCounters {
   std::uint64_t cuts = 0;
-  std::uint64_t suspect_pages = 0;    ///< summed over cuts, over-reported ones included
-  std::uint64_t protected_pages = 0;  ///< by the back end on behalf of this range
-  std::uint64_t faults = 0;           ///< handled by our own handler (mprotect); 0 where the kernel resolves them
-  std::uint64_t scan_ns = 0;          ///< within cuts
-  std::uint64_t protect_ns = 0;       ///< outside and within cuts
+  std::uint64_t cuts_not_listed = 0;      ///< of these: nearly all of it is written in every epoch, so nobody looked
+  std::uint64_t suspect_pages = 0;        ///< summed over cuts, over-reported ones included
+  std::uint64_t protected_pages = 0;      ///< by the back end on behalf of this range
+  std::uint64_t mistakes = 0;             ///< of these: written again so soon that protecting them did not pay
+  std::uint64_t gathered_huge_pages = 0;  ///< hot memory that protecting had split, put together again
+  std::uint64_t faults = 0;               ///< handled by our own handler (mprotect); 0 where the kernel resolves them
+  std::uint64_t scan_ns = 0;              ///< within cuts
+  std::uint64_t protect_ns = 0;           ///< outside and within cuts
+};
+
+/// What a page costs on this machine, in nanoseconds; 0: unknown. Measured at first, then followed.
+struct Costs {
+  double fault_ns = 0;    ///< a first write to a protected page, less a plain write
+  double protect_ns = 0;  ///< protecting a page, in a range
+  double list_ns = 0;     ///< a page of a range whose written pages are listed
+  double visit_ns = 0;    ///< a page that is left writable, at a cut: copied, and read once more (hashed)
+};
+
+/// What became of the suspects of a cut whose image was committed.
+struct Reduced {
+  const PageRuns& suspects;
+  const PageRuns& unchanged;  ///< of these: found equal to what had been committed before
+  double visit_ns = 0;        ///< what copying and hashing a page took; 0: unknown
 };
 
 /// The tracking of one page range for one user of it. Destroying it ends the tracking (the last user of a page disarms
@@ -94,9 +112,9 @@ class Tracking {
   /// Declares pages written: suspects of the next cut. For writes that the back end cannot see.
   virtual void touch(PageRange pages) = 0;
 
-  /// Background feedback: of the suspects of that cut, these pages were found equal to the last committed content.
-  /// Feeds the policy of cool(); never changes what is a suspect by itself.
-  virtual void unchanged(std::uint64_t epoch, const PageRuns& pages) = 0;
+  /// Background feedback on the cut of that epoch, after committed(). Feeds the policy of cool(); never changes what is
+  /// a suspect by itself.
+  virtual void reduced(std::uint64_t epoch, const Reduced& found) = 0;
 
   /// Background, never within a stall: protects the pages that the policy holds for cold, list and protect in one
   /// step, in large ranges; `cooled` gets them. They are pending now. The caller then compares each, read *after* this
@@ -109,6 +127,8 @@ class Tracking {
   virtual void settled(const PageRuns& pages) = 0;
 
   virtual TrackingCounters counters() const = 0;
+  /// As the policy of this range has them now; all 0 where it has none (soft-dirty, hash).
+  virtual Costs costs() const = 0;
 };
 
 /// What probing by doing found out about one back end on this kernel, for this user.
@@ -133,6 +153,10 @@ class Service {
 
   /// Probes once per process, by doing, and caches.
   virtual std::vector<BackEndReport> probe() = 0;
+
+  /// Costs of a back end that works here, measured at the first call in a few milliseconds, on memory of its own; all 0
+  /// but visit_ns for those that have no policy to feed.
+  virtual Costs costs(BackEndKind kind) = 0;
 
   /// Makes pages writable before the kernel writes into them (read(2)): with `mprotect` such a call fails with EFAULT
   /// otherwise. The pages become written. A no-op for other back ends and for memory that is not tracked.

@@ -16,9 +16,12 @@ namespace varve::tracker {
 namespace {
 
 constexpr std::uint64_t kSliceNs = 200'000;
+/// For gathering huge pages in one cool(); an access of the program's may have to wait for one, some 0.3 ms.
+constexpr std::uint64_t kGatherNs = 30'000'000;
 constexpr std::size_t kSmallestSlice = std::size_t{256} << 10;
 constexpr std::size_t kLargestSlice = std::size_t{64} << 20;
-constexpr std::size_t kPagesAtOnce = 16384;  // for which a cut may have to wait: some 20 us
+constexpr std::size_t kFewestPagesTimed = 256;  // fewer tell the clock's noise and the system call
+constexpr std::size_t kPagesAtOnce = 16384;     // for which a cut may have to wait: some 20 us
 
 std::string name_of(PageRange range) { return fmt::format("tracking of memory {:#x}-{:#x}", range.begin, range.end); }
 
@@ -46,9 +49,11 @@ Result<std::unique_ptr<TrackingImpl>> TrackingImpl::create(ServiceImpl& service,
   std::unique_ptr<TrackingImpl> made(new TrackingImpl(service, range, owner, back_end, std::move(why)));
   if (back_end == nullptr) return made;
   const bool has_ranges = back_end->protects() == Protects::ranges;
-  const unsigned threshold = has_ranges ? cuts_until_cold(back_end->costs()) : 1;
+  const Costs costs = has_ranges ? back_end->costs() : Costs{};
   MutexLock lock(made->mutex_);
-  if (made->pending_.allocate(range) && (!has_ranges || made->hotness_.allocate(range, threshold))) return made;
+  made->costs_ = costs;
+  made->hotness_.set_worth(cuts_worth_protecting(costs));
+  if (made->pending_.allocate(range) && (!has_ranges || made->hotness_.allocate(range))) return made;
   return fail(ErrorCode::io,
               {name_of(range) + " failed", "there is no memory for its marks", "free memory, or track less"});
 }
@@ -97,7 +102,10 @@ Status TrackingImpl::cut(std::uint64_t epoch, PageRuns& suspects) {
     end_cut(epoch, began_ns, suspects);
   } else {
     const GateShared gate(service_.gate());
-    list_for_cut(*back_end);
+    if (not_listed_.load(std::memory_order_acquire))
+      written_.push_back(range_);
+    else
+      list_for_cut(*back_end);
     end_cut(epoch, began_ns, suspects);
   }
   return {};
@@ -129,6 +137,7 @@ void TrackingImpl::give_up(const Error& error) {
 }
 
 void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects) {
+  const bool listed = !not_listed_.load(std::memory_order_relaxed);
   MutexLock lock(mutex_);
   pending_.begin_cut(epoch);
   if (mechanism() == nullptr)
@@ -138,8 +147,13 @@ void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns
   else
     pending_.merge(written_, suspects);
   ++counters_.cuts;
+  if (mechanism() != nullptr && !listed) ++counters_.cuts_not_listed;
   for (const PageRange& run : suspects) counters_.suspect_pages += run.size_bytes() / page_bytes();
-  counters_.scan_ns += monotonic_ns() - began_ns;
+  const std::uint64_t took_ns = monotonic_ns() - began_ns;
+  counters_.scan_ns += took_ns;
+  const std::size_t pages = range_.size_bytes() / page_bytes();
+  if (listed && pages >= kFewestPagesTimed)
+    follow(costs_.list_ns, static_cast<double>(took_ns) / static_cast<double>(pages));
 }
 
 // --- What becomes of suspects
@@ -184,19 +198,32 @@ void TrackingImpl::settled(const PageRuns& pages) {
     });
 }
 
-void TrackingImpl::unchanged(std::uint64_t epoch, const PageRuns& pages) {
+void TrackingImpl::reduced(std::uint64_t epoch, const Reduced& found) {
   if (forked() || added_to_ == nullptr || added_to_->protects() != Protects::ranges) return;
   std::optional<std::uint64_t> number;
   {
     MutexLock lock(mutex_);
+    follow(costs_.visit_ns, found.visit_ns);
+    hotness_.set_worth(cuts_worth_protecting(costs_));
     number = pending_.cut_number(epoch);
   }
-  if (!number.has_value()) return;
-  for (const PageRange& run : pages)
-    in_parts(clip(run), [this, number](PageRange part) {
+  if (!number.has_value() || !armed_.load()) return;
+  const auto tell = [this, number](PageRange pages, bool changed) {
+    in_parts(clip(pages), [this, number, changed](PageRange part) {
       MutexLock lock(mutex_);
-      hotness_.unchanged(*number, part);
+      hotness_.found(*number, part, changed);
     });
+  };
+  auto unchanged = found.unchanged.begin();
+  for (const PageRange& run : found.suspects) {
+    std::uintptr_t at = run.begin;
+    for (; unchanged != found.unchanged.end() && unchanged->begin < run.end; ++unchanged) {
+      if (unchanged->begin > at) tell({at, unchanged->begin}, true);
+      tell({std::max(at, unchanged->begin), std::min(run.end, unchanged->end)}, false);
+      at = std::min(run.end, unchanged->end);
+    }
+    if (at < run.end) tell({at, run.end}, true);
+  }
 }
 
 // --- Cooling
@@ -207,37 +234,98 @@ Status TrackingImpl::cool(PageRuns& cooled) {
   MutexLock one_at_a_time(cooling_);
   BackEnd* const back_end = mechanism();
   if (back_end == nullptr || back_end->protects() != Protects::ranges) return {};
-  bool any_cold = false;
   {
     MutexLock lock(mutex_);
     pending_.begin_cool();
-    any_cold = hotness_.any_cold();
   }
+  const bool first = !armed_.load();
+  std::size_t written = range_.size_bytes() / page_bytes();
   PageRuns ranges;
-  if (!armed_)
+  if (first) {
+    remember_huge_pages(*back_end);
     ranges.push_back(range_);
-  else if (any_cold)
-    ranges = plan(*back_end);
+  } else {
+    ranges = plan(*back_end, written);
+  }
   if (!ranges.empty()) VARVE_TRY(back_end->begin_protecting());
   for (const PageRange& range : ranges) VARVE_TRY(protect_in_slices(*back_end, range, cooled));
-  if (!std::exchange(armed_, true)) {
-    std::optional<std::size_t> from = 0;
-    while (from.has_value()) {
-      MutexLock lock(mutex_);
-      from = pending_.spread_whole(*from, kPagesAtOnce);
-    }
-  }
+  if (first)
+    arm();
+  else
+    mark_cooled(cooled);
+  std::size_t protected_pages = range_.size_bytes() / page_bytes() - written;
+  for (const PageRange& run : cooled) protected_pages += run.size_bytes() / page_bytes();
+  decide_whether_to_list(protected_pages);
+  gather_huge_pages();
   return {};
 }
 
-PageRuns TrackingImpl::plan(BackEnd& back_end) {
+void TrackingImpl::remember_huge_pages(BackEnd& back_end) {
+  PageRuns huge;
+  const auto seen = back_end.list_huge(range_, cool_buffer_, huge);
+  if (seen.has_value() && *seen == Seen::done) huge_blocks_.remember(range_, huge);
+}
+
+void TrackingImpl::gather_huge_pages() {
+  const std::uint64_t began_ns = monotonic_ns();
+  while (huge_blocks_.any() && monotonic_ns() - began_ns < kGatherNs) {
+    const PageRange block = huge_blocks_.next_to_gather();
+    if (block.size_bytes() == 0) return;
+    const bool done = gather_huge_page(block);
+    huge_blocks_.gathered(block, done);
+    MutexLock lock(mutex_);
+    if (done) ++counters_.gathered_huge_pages;
+  }
+}
+
+void TrackingImpl::arm() {
+  {
+    MutexLock lock(mutex_);
+    hotness_.armed(pending_.cuts());
+  }
+  armed_.store(true);
+  std::optional<std::size_t> from = 0;
+  while (from.has_value()) {
+    MutexLock lock(mutex_);
+    from = pending_.spread_whole(*from, kPagesAtOnce);
+  }
+}
+
+void TrackingImpl::mark_cooled(const PageRuns& cooled) {
+  for (const PageRange& run : cooled)
+    in_parts(run, [this](PageRange part) {
+      MutexLock lock(mutex_);
+      hotness_.cooled(pending_.cuts(), part);
+    });
+}
+
+PageRuns TrackingImpl::plan(BackEnd& back_end, std::size_t& written_pages) {
   PageRuns written;
-  PageRuns ranges;
   const auto seen = back_end.list(range_, cool_buffer_, written);
-  if (!seen.has_value() || *seen == Seen::lost) return ranges;  // the next cut finds it too, and mends it
+  if (!seen.has_value() || *seen == Seen::lost) {
+    not_listed_.store(false, std::memory_order_release);  // the next cut finds it too, and mends it
+    return {};
+  }
+  written_pages = 0;
+  Hotness::ColdRanges cold;
+  for (const PageRange& run : written) {
+    written_pages += run.size_bytes() / page_bytes();
+    in_parts(run, [&](PageRange part) {
+      MutexLock lock(mutex_);
+      hotness_.look_at(pending_.cuts(), part, cold);
+    });
+  }
+  Hotness::finish(cold);
+  if (huge_blocks_.any()) huge_blocks_.look_at(written, cold.ranges);
+  return std::move(cold.ranges);
+}
+
+void TrackingImpl::decide_whether_to_list(std::size_t protected_pages) {
   MutexLock lock(mutex_);
-  hotness_.take_cold(written, ranges);
-  return ranges;
+  const double listing_ns = costs_.list_ns * static_cast<double>(range_.size_bytes() / page_bytes());
+  const double visits_ns = costs_.visit_ns * static_cast<double>(protected_pages);
+  const bool is_listed = !not_listed_.load(std::memory_order_relaxed);
+  not_listed_.store(visits_ns < (is_listed ? 0.5 : 1.0) * listing_ns, std::memory_order_release);
 }
 
 Result<Seen> TrackingImpl::protect_slice(BackEnd& back_end, PageRange slice, PageRuns& found) {
@@ -264,6 +352,8 @@ Status TrackingImpl::protect_in_slices(BackEnd& back_end, PageRange range, PageR
       MutexLock lock(mutex_);
       counters_.protect_ns += took_ns;
       counters_.protected_pages += pages;
+      if (pages >= kFewestPagesTimed)
+        follow(costs_.protect_ns, static_cast<double>(took_ns) / static_cast<double>(pages));
     }
     if (!seen.has_value()) return seen.error();
     if (*seen == Seen::lost) {
@@ -282,9 +372,16 @@ TrackingCounters TrackingImpl::counters() const {
   {
     MutexLock lock(mutex_);
     counters = counters_;
+    counters.mistakes = hotness_.mistakes();
   }
   if (added_to_ != nullptr) counters.faults = added_to_->faults(range_);
   return counters;
+}
+
+Costs TrackingImpl::costs() const {
+  if (forked()) return {};
+  MutexLock lock(mutex_);
+  return costs_;
 }
 
 }  // namespace varve::tracker

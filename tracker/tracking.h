@@ -3,8 +3,12 @@
 // TrackingImpl: what one user knows about one range: pending pages, hotness, counters. The back end may be shared.
 //
 // Policy of cool(). The first one protects the whole range. Later ones protect the pages that hotness holds for cold
-// (costs.h has the rule). Protecting goes in slices, so that a cut never waits for more than one: a slice is sized by
-// its own time, to about kSliceNs.
+// (hotness.h). Protecting goes in slices, so that a cut never waits for more than one: a slice is sized by its own
+// time, to about kSliceNs.
+//
+// A range that is written nearly whole in every epoch is not looked at: once visiting the few pages that are protected
+// costs half of what listing the range does, cuts report all of it without asking the kernel, until cool(), which still
+// looks, finds the share of protected pages to pay again.
 #pragma once
 
 #include <atomic>
@@ -13,6 +17,7 @@
 #include "base/mutex.h"
 #include "tracker/back_end.h"
 #include "tracker/hotness.h"
+#include "tracker/huge_blocks.h"
 #include "tracker/pending.h"
 #include "tracker/service.h"
 
@@ -31,10 +36,11 @@ class TrackingImpl final : public Tracking {
   Status cut(std::uint64_t epoch, PageRuns& suspects) override;
   void committed(std::uint64_t epoch) override;
   void touch(PageRange pages) override;
-  void unchanged(std::uint64_t epoch, const PageRuns& pages) override;
+  void reduced(std::uint64_t epoch, const Reduced& found) override;
   Status cool(PageRuns& cooled) override;
   void settled(const PageRuns& pages) override;
   TrackingCounters counters() const override;
+  Costs costs() const override;
 
   // For ServiceImpl.
   const void* owner() const { return owner_; }
@@ -57,7 +63,13 @@ class TrackingImpl final : public Tracking {
   void give_up(const Error& error);
   Result<Seen> protect_slice(BackEnd& back_end, PageRange slice, PageRuns& found) VARVE_REQUIRES(cooling_);
   Status protect_in_slices(BackEnd& back_end, PageRange range, PageRuns& cooled) VARVE_REQUIRES(cooling_);
-  PageRuns plan(BackEnd& back_end) VARVE_REQUIRES(cooling_);
+  /// What to protect now. `written`: how many pages are.
+  PageRuns plan(BackEnd& back_end, std::size_t& written) VARVE_REQUIRES(cooling_);
+  void arm() VARVE_REQUIRES(cooling_);
+  void remember_huge_pages(BackEnd& back_end) VARVE_REQUIRES(cooling_);
+  void gather_huge_pages() VARVE_REQUIRES(cooling_);
+  void mark_cooled(const PageRuns& cooled) VARVE_REQUIRES(cooling_);
+  void decide_whether_to_list(std::size_t protected_pages) VARVE_REQUIRES(cooling_);
   PageRange clip(PageRange pages) const;
 
   ServiceImpl& service_;
@@ -73,11 +85,15 @@ class TrackingImpl final : public Tracking {
   Pending pending_ VARVE_GUARDED_BY(mutex_);
   Hotness hotness_ VARVE_GUARDED_BY(mutex_);
   TrackingCounters counters_ VARVE_GUARDED_BY(mutex_);
+  Costs costs_ VARVE_GUARDED_BY(mutex_);
+
+  std::atomic<bool> not_listed_{false};  // set by cool(), for cuts: all of it counts as written
+  std::atomic<bool> armed_{false};       // set by the first cool()
 
   Mutex cooling_;  // one cool() at a time; taken before the gate
-  bool armed_ VARVE_GUARDED_BY(cooling_) = false;
   std::size_t slice_bytes_ VARVE_GUARDED_BY(cooling_) = std::size_t{4} << 20;
   ScanBuffer cool_buffer_ VARVE_GUARDED_BY(cooling_);
+  HugeBlocks huge_blocks_ VARVE_GUARDED_BY(cooling_);
 };
 
 }  // namespace varve::tracker

@@ -174,6 +174,10 @@ Result<Seen> UffdBackEnd::list(PageRange range, ScanBuffer& buffer, PageRuns& wr
   return scan(range, question, buffer, written);
 }
 
+Result<Seen> UffdBackEnd::list_huge(PageRange range, ScanBuffer& buffer, PageRuns& huge) {
+  return scan(range, {.all_of = abi::kPageIsHuge, .answer = abi::kPageIsHuge}, buffer, huge);
+}
+
 Result<Seen> UffdBackEnd::list_and_protect(PageRange range, ScanBuffer& buffer, PageRuns& written) {
   const Question question{.flags = abi::kScanWpMatching, .all_of = abi::kPageIsWritten, .answer = abi::kPageIsWritten};
   if (!scan_passes_over_holes_) return scan(range, question, buffer, written);

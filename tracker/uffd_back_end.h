@@ -31,6 +31,7 @@ class UffdBackEnd final : public BackEnd {
   void remove(PageRange range) override;
   Status add_again(PageRange range) override;
   Result<Seen> list(PageRange range, ScanBuffer& buffer, PageRuns& written) override;
+  Result<Seen> list_huge(PageRange range, ScanBuffer& buffer, PageRuns& huge) override;
   Status begin_protecting() override { return {}; }
   Result<Seen> list_and_protect(PageRange range, ScanBuffer& buffer, PageRuns& written) override;
   Status protect_everything() override;

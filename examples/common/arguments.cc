@@ -45,9 +45,12 @@ void print_help(const Program& program, const std::vector<ExtraOption>& options)
     const auto left = "--" + option.name + " " + option.argument;
     std::printf("  %-20s %s\n", left.c_str(), option.help.c_str());
   }
-  std::printf("  %-20s %s\n  %-20s %s\n", "--quiet", "no progress", "--help", "this text");
+  std::printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n", "--fallback",
+              "where the newest image is damaged, resume from the newest good one", "--quiet", "no progress", "--help",
+              "this text");
   std::printf(
       "\nStandard output, a line each, at once:\n"
+      "  passed over image I: REASON        it is damaged (--fallback)\n"
       "  resumed from image I at step S     the newest image of the chain was restored\n"
       "  checkpoint I step S                an image was cut, and is being written\n"
       "  durable I step S                   it survives a loss of power from now on\n"
@@ -78,6 +81,7 @@ Parsed parse_arguments(int argc, char** argv, const Program& program, Arguments&
   const auto options = all_options(program, arguments);
   std::vector<option> table;
   for (const auto& each : options) table.push_back({each.name.c_str(), required_argument, nullptr, 0});
+  table.push_back({"fallback", no_argument, nullptr, 'f'});
   table.push_back({"quiet", no_argument, nullptr, 'q'});
   table.push_back({"help", no_argument, nullptr, 'h'});
   table.push_back({nullptr, 0, nullptr, 0});
@@ -91,6 +95,8 @@ Parsed parse_arguments(int argc, char** argv, const Program& program, Arguments&
     }
     if (found == 'q') {
       arguments.quiet = true;
+    } else if (found == 'f') {
+      arguments.fallback = true;
     } else if (found == 0) {
       const auto& chosen = options[static_cast<std::size_t>(index)];
       if (!chosen.set(optarg)) return refuse(program, "--" + chosen.name + " does not take '" + optarg + "'");

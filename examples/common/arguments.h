@@ -21,6 +21,7 @@ struct Arguments {
   std::uint64_t delay_ms = 0;     ///< slept after each step
   std::uint64_t progress_ms = 0;  ///< between lines of progress
   bool quiet = false;
+  bool fallback = false;  ///< resume from an older image where the newest is damaged
 };
 
 /// An option that only one example has. `set` returns false for a value that it does not take.

@@ -94,8 +94,14 @@ varve::Status Checkpoints::protect(const char* name, void* address, std::size_t 
 
 varve::Status Checkpoints::resume(const std::uint64_t& step) {
   if (!engine_) return {};
-  auto resumed = engine_->restore_if_any();
+  std::vector<varve::SkippedImage> skipped;
+  varve::RestoreOptions options;
+  options.fallback = arguments_.fallback;
+  options.skipped = &skipped;
+  auto resumed = engine_->restore_if_any(options);
   if (!resumed) return resumed.error();
+  for (const auto& image : skipped)
+    std::printf("passed over image %s: %s\n", image.image.empty() ? "?" : image.image.c_str(), image.reason.c_str());
   if (*resumed) {
     std::printf("resumed from image %llu at step %llu\n", static_cast<ull>(resumed_image_), static_cast<ull>(step));
     std::fflush(stdout);

@@ -19,7 +19,10 @@
 namespace varve::tracker {
 namespace {
 
-using TrackerContract = TrackerTest;
+class TrackerContract : public TrackerTest {
+ protected:
+  std::uint64_t epoch_ = 0;
+};
 
 TEST_P(TrackerContract, EverythingIsASuspectUntilTheFirstImageIsCommitted) {
   const Memory memory(16);
@@ -345,6 +348,33 @@ TEST_P(TrackerContract, RandomWritesAreReportedAndOverReportingIsCounted) {
   const TrackingCounters counters = tracked->counters();
   EXPECT_EQ(counters.cuts, 32U);
   EXPECT_EQ(counters.suspect_pages, suspects_seen + 4000 + (exact() ? 0 : 4000));
+}
+
+TEST_P(TrackerContract, ARangeThatIsAlwaysWrittenIsNotListedUntilThatChanges) {
+  if (!protects_ranges()) GTEST_SKIP() << "nothing is protected between cuts";
+  const Memory memory(1500);
+  Tracked tracked(memory, memory.range(), kind());
+  tracked.arm();
+  const auto epoch = [&](std::size_t first) {
+    for (std::size_t page = first; page < memory.pages(); ++page) memory.write(page);
+    PageRuns suspects;
+    const Status cut = tracked->cut(++epoch_, suspects);
+    EXPECT_TRUE(cut.has_value()) << cut.error().message();
+    const PageRuns unchanged = {memory.range(0, first)};
+    tracked->committed(epoch_);
+    tracked->reduced(epoch_, {.suspects = suspects, .unchanged = first == 0 ? PageRuns() : unchanged});
+    tracked.settle(tracked.cool());
+    return memory.pages_of(suspects);
+  };
+  epoch_ = tracked.epoch();
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(epoch(0), memory.all());
+  const std::uint64_t not_listed = tracked->counters().cuts_not_listed;
+  EXPECT_GT(not_listed, 0U);
+  for (int i = 0; i < 5; ++i) epoch(1490);
+  EXPECT_EQ(epoch(1490), Memory::some(1490, 1500)) << "the pattern changed, and was followed";
+  EXPECT_LT(tracked->counters().cuts_not_listed, not_listed + 4);
+  memory.write(3);
+  EXPECT_TRUE(epoch(1490).contains(3));
 }
 
 TEST_P(TrackerContract, CutsAreNumberedUpwards) {

@@ -167,8 +167,8 @@ class Tracked {
     PageRuns cooled;
     for (int i = 0; i < 70 && cooled.empty(); ++i) {
       EXPECT_TRUE(tracking_->cut(++epoch_, suspects).has_value());
-      tracking_->unchanged(epoch_, suspects);
       tracking_->committed(epoch_);
+      tracking_->reduced(epoch_, {.suspects = suspects, .unchanged = suspects});
       EXPECT_TRUE(tracking_->cool(cooled).has_value());
     }
     return memory_.pages_of(cooled);

@@ -11,8 +11,11 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -294,6 +297,52 @@ TEST_F(UffdMemory, DroppedHugePagesAreSeen) {
   tracked.settle(tracked.make_cold());
   tracked.cut_and_commit();
   EXPECT_EQ(tracked.cut(), Pages());
+}
+
+// Kibibytes of the memory that are mapped by huge pages.
+std::size_t huge_kib(const Memory& memory) {
+  std::ifstream smaps("/proc/self/smaps");
+  std::size_t sum = 0;
+  std::uintptr_t begin = 0;
+  std::uintptr_t end = 0;
+  for (std::string line; std::getline(smaps, line);) {
+    std::size_t kib = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) continue;
+    if (begin < memory.range().end && memory.range().begin < end &&
+        std::sscanf(line.c_str(), "AnonHugePages: %zu kB", &kib) == 1)
+      sum += kib;
+  }
+  return sum;
+}
+
+TEST_F(UffdMemory, MemoryThatIsMostlyHotIsPutBackIntoHugePages) {
+  const Memory memory(6 * kHugePageBytes / page_bytes(), {.populate = false});
+  madvise(memory.data(), memory.bytes(), MADV_HUGEPAGE);
+  std::memset(memory.data(), 1, memory.bytes());
+  const std::size_t before = huge_kib(memory);
+  if (before == 0) GTEST_SKIP() << "no transparent huge pages here";
+  Tracked tracked(memory, memory.range(), BackEndKind::uffd);
+  tracked.arm();
+  EXPECT_EQ(huge_kib(memory), before) << "protecting splits nothing";
+  const auto epoch = [&](std::uint8_t value, std::size_t leave_out) {
+    std::memset(memory.at(leave_out), value, memory.bytes() - leave_out * page_bytes());
+    PageRuns suspects;
+    ASSERT_TRUE(tracked->cut(100U + value, suspects).has_value());
+    PageRuns unchanged;
+    if (leave_out != 0 && suspects.front().begin == memory.range().begin)
+      unchanged.push_back(memory.range(0, leave_out));
+    tracked->committed(100U + value);
+    tracked->reduced(100U + value, {.suspects = suspects, .unchanged = unchanged});
+    tracked.cool();
+  };
+  epoch(2, 0);
+  EXPECT_LT(huge_kib(memory), before) << "the first writes split";
+  for (std::uint8_t value = 3; value < 9; ++value) epoch(value, 0);
+  if (tracked->counters().gathered_huge_pages == 0) GTEST_SKIP() << "MADV_COLLAPSE refused";
+  EXPECT_EQ(huge_kib(memory), before);
+  // Ten pages that go cold are no reason to split the block that holds them.
+  for (std::uint8_t value = 9; value < 20; ++value) epoch(value, 10);
+  EXPECT_EQ(huge_kib(memory), before);
 }
 
 TEST_F(UffdMemory, FreedContentIsSeenOnceTheKernelTakesIt) {

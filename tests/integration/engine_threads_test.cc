@@ -175,7 +175,7 @@ TEST(EngineThreads, a_cut_that_runs_out_of_patience_says_how_many_are_missing_an
         called = true;
         return {};
       },
-      milliseconds(50));
+      milliseconds(1000));
   ASSERT_ERROR(ErrorCode::busy, cut);
   EXPECT_FALSE(called);
   EXPECT_NE(cut.error().message().find("1 of its workers"), std::string::npos) << cut.error().message();

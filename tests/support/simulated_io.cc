@@ -196,6 +196,7 @@ class SimulatedIo final : public storage::Io {
   Status remove(std::string_view name) override;
   Status sync_directory(std::string_view folder) override;
   Result<std::unique_ptr<storage::Lock>> lock(std::uint64_t byte, bool exclusive) override;
+  void fill_random(std::span<std::byte> into) override;
 
  private:
   /// Counts the operation, plays its faults and checks the name.
@@ -310,6 +311,11 @@ Result<std::unique_ptr<storage::Lock>> SimulatedIo::lock(std::uint64_t byte, boo
                 EAGAIN);
   holders = {.exclusive = exclusive, .count = holders.count + 1};
   return std::unique_ptr<storage::Lock>(std::make_unique<SimulatedLock>(state_, byte, epoch_));
+}
+
+void SimulatedIo::fill_random(std::span<std::byte> into) {
+  MutexLock lock(state_->mutex);
+  for (std::byte& byte : into) byte = static_cast<std::byte>(state_->ids.next());
 }
 
 }  // namespace

@@ -344,6 +344,7 @@ std::shared_ptr<SimulatedState> SimulatedState::copy(std::uint64_t seed) {
   };
   MutexLock lock(made->mutex);
   made->capacity_bytes = capacity_bytes;
+  made->ids = ids;
   for (const auto& [name, node] : names) made->names.emplace(name, node_of(node));
   for (const auto& [name, node] : durable_names) made->durable_names.emplace(name, node_of(node));
   for (const SimulatedNameChange& change : pending_names) {

@@ -136,6 +136,7 @@ class SimulatedState {
   Mutex mutex;
   const SimulatedOptions options;
   SimulatedRandom random VARVE_GUARDED_BY(mutex);
+  SimulatedRandom ids VARVE_GUARDED_BY(mutex) = SimulatedRandom(~options.seed);  // fill_random(): never the same twice
   SimulatedNames names VARVE_GUARDED_BY(mutex);
   SimulatedNames durable_names VARVE_GUARDED_BY(mutex);
   std::vector<SimulatedNameChange> pending_names VARVE_GUARDED_BY(mutex);

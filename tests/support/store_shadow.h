@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <span>
@@ -19,7 +20,12 @@ struct ShadowRegion {
   std::vector<std::byte> content;
   std::uint32_t grid_offset = 0;
   std::uint32_t element_bytes = 0;
-  friend bool operator==(const ShadowRegion&, const ShadowRegion&) = default;
+  /// memcmp(): a vector of bytes compares one by one, and tests compare little else.
+  friend bool operator==(const ShadowRegion& one, const ShadowRegion& other) {
+    return one.grid_offset == other.grid_offset && one.element_bytes == other.element_bytes &&
+           one.content.size() == other.content.size() &&
+           (one.content.empty() || std::memcmp(one.content.data(), other.content.data(), one.content.size()) == 0);
+  }
 };
 /// The state of a program: regions by name.
 using ShadowMemory = std::map<std::string, ShadowRegion>;

@@ -24,7 +24,7 @@ lines that COMMAND had printed before it (none, if the cut came early).
 
 Needs root, loop devices and FUSE. With TMPDIR=/dev/shm, memory permitting, it
 is several times as fast. Exit status: 0 all checks passed, 1 some did
-not, 125 it could not be tried.
+not or COMMAND failed, 125 it could not be tried.
 EOF
 }
 set -u
@@ -32,6 +32,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { printf 'cut-points: %s\n' "$*" >&2; }
 die() { say "$*"; exit 125; }
 [ "$(id -u)" = 0 ] || die "needs root"
+unshare -m --propagation private true 2>/dev/null || die "may not mount file systems here (CAP_SYS_ADMIN)"
 # Mounts of our own, that go when this ends.
 [ "${CUT_POINTS_NS:-}" = $PPID ] ||
     CUT_POINTS_NS=$$ exec unshare -m --propagation private --fork --kill-child "$BASH" "${BASH_SOURCE[0]}" "$@"
@@ -116,7 +117,7 @@ done
 wait "$command" 2>/dev/null
 status=$?
 command=
-[ "$status" = 0 ] || [ -n "$stop_after" ] || die "the command failed with status $status"
+[ "$status" = 0 ] || [ -n "$stop_after" ] || { say "the command failed with status $status"; exit 1; }
 sleep 0.2
 last=$(python3 -B "$here/powercut.py" info "$work/writes.log" | sed 's/entries=\([0-9]*\).*/\1/')
 umount "$work/mnt" && losetup -d "$loop" || die "cannot unmount the disk"

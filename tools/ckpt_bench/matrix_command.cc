@@ -120,8 +120,11 @@ int run_matrix(const MatrixOptions& options) {
     return report("ckpt-bench matrix", ok.error());
   auto json = nlohmann::json::array();
   for (const auto& row : rows) json.push_back(row.json());
+  const auto comparisons = compare_with_forced(rows);
+  header["automatic"] = nlohmann::json::array();
+  for (const auto& comparison : comparisons) header["automatic"].push_back(comparison.json());
   return print_rows(options.setup, "matrix", std::move(header), std::move(json), skipped_json(skipped),
-                    stall_table(rows) + skipped_text(skipped));
+                    stall_table(rows) + comparison_table(comparisons) + skipped_text(skipped));
 }
 
 CLI::Option* add_choices(CLI::App& app, const std::string& name, std::vector<std::string>& into,
@@ -139,8 +142,9 @@ BenchCommand add_matrix(CLI::App& parent) {
   options->plan.full_writes = 2;
   auto* app =
       parent.add_subcommand("matrix",
-                            "Measure what 'stall' does for every combination of the lists below. Back ends that\n"
-                            "do not work here are left out, with the reason.");
+                            "Measure what 'stall' does for every combination of the lists below, and how far the\n"
+                            "engine's own choice (auto, auto) is behind the best forced one, stall and slow-down\n"
+                            "together. Back ends that do not work here are left out, with the reason.");
   add_choices(*app, "--size", options->sizes, "of the protected memory", {});
   add_choices(*app, "--dirty", options->dirty, "shares of the pages that an epoch changes", {});
   add_choices(*app, "--pattern", options->patterns, "scattered, contiguous", {"scattered", "contiguous"});

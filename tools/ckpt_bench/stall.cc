@@ -30,12 +30,14 @@ class StallRun {
 
  private:
   Status prepare();
-  Status fresh_engine();
+  Status fresh_engine(unsigned checkpoints);
+  Status end_engine();
+  Status plain_epochs(unsigned epochs);
   Status round(unsigned checkpoints, bool full_write);
   Status checkpoint_iteration(bool counted);
   Status measure_floor(const std::vector<std::uint32_t>& pages);
   Status collect();
-  std::uint64_t epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages) {
+  EpochTime epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages) {
     return run_epoch(memory, pages, plan_.shape.data, ++salt_);
   }
   std::uint64_t store_limit() const { return disk_bound(setup_, plan_.shape.bytes) - plan_.shape.bytes; }
@@ -53,7 +55,7 @@ class StallRun {
   Progress& progress_;
   PageSequence pages_;
   StallRow row_;
-  std::optional<Mapping> protected_, plain_, warm_;  // protected memory outlives the engine
+  std::optional<Mapping> protected_, warm_;  // protected memory outlives the engine
   std::optional<ListingScan> listing_;
   std::optional<Engine> engine_;
   std::optional<Pending> in_flight_;
@@ -67,26 +69,26 @@ Status StallRun::prepare() {
   progress_.update("filling memory");
   Mapping::Options memory{.bytes = plan_.shape.bytes, .offset = setup_.offset, .huge_pages = huge_pages(setup_)};
   VARVE_TRY_ASSIGN(protected_, Mapping::create(memory));
-  VARVE_TRY_ASSIGN(plain_, Mapping::create(memory));
   VARVE_TRY_ASSIGN(warm_, Mapping::create({.bytes = std::max<std::size_t>(1, pages_.pages_per_epoch() * kPageBytes),
                                            .huge_pages = HugePages::always}));
   fill(protected_->bytes(), plan_.shape.data, 1);
-  fill(plain_->bytes(), plan_.shape.data, 2);
   VARVE_TRY_ASSIGN(auto listing, ListingScan::create());
   listing_.emplace(std::move(listing));
   resident_before_ = resident_bytes();
-  return fresh_engine();
+  return {};
 }
 
-// A store of its own, a full image, and warm-up epochs.
-Status StallRun::fresh_engine() {
+// An engine of its own, a full image, and warm-up epochs. The store is made anew before it grows beyond its limit.
+Status StallRun::fresh_engine(unsigned checkpoints) {
   progress_.update("first image");
-  if (engine_) {
-    VARVE_TRY(engine_->close());
-    engine_.reset();
-    ++row_.stores;
+  const std::uint64_t round_bytes =
+      plan_.shape.bytes + plan_.shape.bytes / 16 + (checkpoints + plan_.warm_up + 2) * delta_bytes();
+  if (store_written_ == 0 || store_written_ + round_bytes > store_limit()) {
+    VARVE_TRY(scratch_.remove_store());
+    if (store_written_ != 0) ++row_.stores;
+    store_written_ = 0;
+    row_.images = 0;
   }
-  VARVE_TRY(scratch_.remove_store());
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(setup_, plan_.back_ends, scratch_.store())));
   engine_.emplace(std::move(engine));
   const auto memory = protected_->bytes();
@@ -97,10 +99,20 @@ Status StallRun::fresh_engine() {
   full.sync = true;
   VARVE_TRY_ASSIGN(const Ticket ticket, engine_->checkpoint(full));
   VARVE_TRY_ASSIGN(const ImageResult first, ticket.wait());
-  if (row_.stores == 1) row_.first = first;
-  store_written_ = first.written_bytes;
-  row_.images = 1;
+  if (row_.first.image == 0) row_.first = first;
+  store_written_ += first.written_bytes;
+  ++row_.images;
   for (unsigned i = 0; i < plan_.warm_up; ++i) VARVE_TRY(checkpoint_iteration(false));
+  return collect();
+}
+
+Status StallRun::end_engine() {
+  row_.choices = engine_->choices();
+  row_.memory = engine_->memory_use();
+  const std::uint64_t resident = resident_bytes();
+  row_.resident_growth_bytes = resident > resident_before_ ? resident - resident_before_ : 0;
+  VARVE_TRY(engine_->close());
+  engine_.reset();
   return {};
 }
 
@@ -122,6 +134,10 @@ Status StallRun::collect() {
   row_.changed.add(image.changed_chunks);
   row_.written.add(image.written_bytes);
   row_.raw.add(image.raw_bytes);
+  row_.cooled.add(image.cooled_pages);
+  row_.mistaken.add(image.mistaken_pages);
+  row_.unlisted.add(image.unlisted_bytes);
+  row_.capture_why = image.capture_why;
   progress_.update(++done_, plan_.epochs, "checkpoints");
   return {};
 }
@@ -129,8 +145,11 @@ Status StallRun::collect() {
 // The epoch runs while the image before it is being written.
 Status StallRun::checkpoint_iteration(bool counted) {
   VARVE_TRY(check_interrupted());
-  const std::uint64_t took = epoch(protected_->bytes(), pages_.next());
-  if (counted) row_.epoch_with.add(took);
+  const EpochTime took = epoch(protected_->bytes(), pages_.next());
+  if (counted) {
+    row_.epoch_with.add(took.ns);
+    row_.processor_with.add(took.processor_ns);
+  }
   VARVE_TRY(collect());
   VARVE_TRY_ASSIGN(auto ticket, engine_->checkpoint());
   in_flight_.emplace(Pending{std::move(ticket), counted});
@@ -146,9 +165,22 @@ Status StallRun::measure_floor(const std::vector<std::uint32_t>& pages) {
   return {};
 }
 
+Status StallRun::plain_epochs(unsigned epochs) {
+  const bool before = row_.epoch_plain.empty();
+  for (unsigned i = 0; i <= epochs; ++i) {
+    VARVE_TRY(check_interrupted());
+    const EpochTime took = epoch(protected_->bytes(), pages_.next());
+    if (i == 0) continue;  // what an engine before left in the caches
+    row_.epoch_plain.add(took.ns);
+    row_.processor_plain.add(took.processor_ns);
+    if (before) row_.epoch_before.add(took.ns);
+  }
+  return {};
+}
+
 Status StallRun::round(unsigned checkpoints, bool full_write) {
-  VARVE_TRY(collect());
-  for (unsigned i = 0; i < checkpoints; ++i) row_.epoch_plain.add(epoch(plain_->bytes(), pages_.next()));
+  VARVE_TRY(plain_epochs(checkpoints));
+  VARVE_TRY(fresh_engine(checkpoints));
 
   // The lead-in: the floor is measured at the point at which the others cut, with the same things in the caches.
   const auto& pages = pages_.next();
@@ -159,6 +191,7 @@ Status StallRun::round(unsigned checkpoints, bool full_write) {
 
   for (unsigned i = 0; i < checkpoints; ++i) VARVE_TRY(checkpoint_iteration(true));
   VARVE_TRY(collect());
+  VARVE_TRY(end_engine());
   if (!full_write) return {};
   VARVE_TRY(check_interrupted());
   VARVE_TRY_ASSIGN(const std::uint64_t ns, write_everything(scratch_.yardstick(), protected_->bytes()));
@@ -166,13 +199,13 @@ Status StallRun::round(unsigned checkpoints, bool full_write) {
   return {};
 }
 
-// As many checkpoints as give the wanted number of yardsticks, and as fit between two full images of a bounded store.
+// As many checkpoints as give some rounds, and as fit between a full image and the bound of the store.
 unsigned StallRun::round_size() const {
-  const unsigned rounds = std::max(1u, std::min(plan_.epochs, std::max(plan_.full_writes, 5u)));
+  const unsigned rounds = std::max(1U, std::min(plan_.epochs, 5U));
   const unsigned wanted = (plan_.epochs + rounds - 1) / rounds;
   const std::uint64_t limit = store_limit(), full = plan_.shape.bytes + plan_.shape.bytes / 16;
   const std::uint64_t room = limit > full ? (limit - full) / delta_bytes() : 0;
-  const std::uint64_t most = room > plan_.warm_up + 2 ? room - plan_.warm_up - 1 : 1;
+  const std::uint64_t most = room > plan_.warm_up + 3 ? room - plan_.warm_up - 2 : 1;
   return static_cast<unsigned>(std::min<std::uint64_t>(wanted, most));
 }
 
@@ -184,17 +217,10 @@ Result<StallRow> StallRun::run() {
   unsigned left = plan_.epochs;
   for (unsigned i = 0; left > 0; ++i) {
     const unsigned checkpoints = std::min(size, left);
-    VARVE_TRY(collect());
-    if (store_written_ + (checkpoints + 1) * delta_bytes() > store_limit()) VARVE_TRY(fresh_engine());
     VARVE_TRY(round(checkpoints, each != 0 && i % each == 0));
     left -= checkpoints;
   }
-  row_.choices = engine_->choices();
-  row_.memory = engine_->memory_use();
   row_.listing = listing_->by_pagemap_scan() ? "PAGEMAP_SCAN" : "/proc/self/pagemap";
-  const std::uint64_t resident = resident_bytes();
-  row_.resident_growth_bytes = resident > resident_before_ ? resident - resident_before_ : 0;
-  VARVE_TRY(engine_->close());
   row_.store_bytes = scratch_.store_bytes();
   return std::move(row_);
 }

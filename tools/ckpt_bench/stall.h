@@ -3,11 +3,14 @@
 // The measurement of one workload: how long checkpoints keep the program, next to the floor and to writing everything,
 // and what they cost it in between. All in turns, in one run:
 //
-//     round: epochs without an engine (other memory)          -> time of an epoch, plain
+//     round: epochs without an engine                         -> time of an epoch, plain
+//            an engine, a full image, warm-up
 //            epoch, floor, checkpoint (not counted)           -> floor, at the same point of the program
 //            epoch, checkpoint, epoch, checkpoint, ...        -> stall; time of an epoch while an image is being
 //            written write(2) + fdatasync(2) of everything            -> what a program without an engine does
 //
+// All of it works on the same memory, since two pieces of memory may differ by a third in speed with nothing else
+// between them (seen in a virtual machine). So each round has an engine of its own, on the same store.
 // Before each cut the image before it is awaited, so that the figures are those of a writer that keeps up.
 #pragma once
 
@@ -34,8 +37,11 @@ struct StallRow {
   Samples stall, scan, capture, durable, reduce, commit;
   Samples floor, floor_scan, floor_copy, full_write;
   Samples epoch_plain, epoch_with;
-  Samples suspects, changed, written, raw;
-  ImageResult first;  ///< the full image of the first store
+  Samples epoch_before;  ///< those of epoch_plain from before the first engine: what has split no huge page yet
+  Samples processor_plain, processor_with;  ///< of the program's thread, in these epochs
+  Samples suspects, changed, written, raw, cooled, mistaken, unlisted;
+  std::string capture_why;  ///< of the last cut
+  ImageResult first;        ///< the full image of the first store
   MemoryUse memory;
   std::uint64_t resident_growth_bytes = 0;  ///< of the process, from before the engine to the end
   std::uint64_t store_bytes = 0;            ///< allocated on disk, after a clean close
@@ -44,6 +50,9 @@ struct StallRow {
 
   double slowdown() const;             ///< of the epochs, without the stall
   double slowdown_with_stall() const;  ///< of the program
+  double slowdown_processor() const;   ///< of the epochs, in time on a processor
+  /// Stall and slow-down together: the time of an epoch and its checkpoint, over that of an epoch without an engine.
+  double together() const { return 1 + slowdown_with_stall(); }
   nlohmann::json json() const;
 };
 
@@ -51,6 +60,20 @@ struct StallRow {
 std::uint64_t disk_bound(const BenchSetup& setup, std::uint64_t bytes);
 
 Result<StallRow> measure_stall(const BenchSetup& setup, const StallPlan& plan, Scratch& scratch, Progress& progress);
+
+/// How far the engine's own choice is behind the best forced combination, for one workload and io.
+struct Comparison {
+  std::string workload;
+  std::string io;
+  double automatic = 0;  ///< together()
+  double best = 0;       ///< of the forced ones
+  std::string best_name;
+  double behind() const { return best > 0 ? automatic / best - 1 : 0; }
+  nlohmann::json json() const;
+};
+/// For the workloads that have a row of both kinds.
+std::vector<Comparison> compare_with_forced(const std::vector<StallRow>& rows);
+std::string comparison_table(const std::vector<Comparison>& comparisons);
 
 /// The rows as a table.
 std::string stall_table(const std::vector<StallRow>& rows);

@@ -40,6 +40,11 @@ double StallRow::slowdown_with_stall() const {
   return plain > 0 ? (epoch_with.median() + stall.median()) / plain - 1 : 0;
 }
 
+double StallRow::slowdown_processor() const {
+  const double plain = processor_plain.median();
+  return plain > 0 ? processor_with.median() / plain - 1 : 0;
+}
+
 nlohmann::json StallRow::json() const {
   const auto& shape = plan.shape;
   const auto median_or_null = [](const Samples& samples) {
@@ -76,11 +81,17 @@ nlohmann::json StallRow::json() const {
       {"durable_ns", durable.json()},
       {"reduce_ns", reduce.json()},
       {"commit_ns", commit.json()},
-      {"epoch_ns", {{"without", epoch_plain.json()}, {"with", epoch_with.json()}}},
+      {"epoch_ns", {{"without", epoch_plain.json()}, {"with", epoch_with.json()}, {"before", epoch_before.json()}}},
+      {"epoch_processor_ns", {{"without", processor_plain.json()}, {"with", processor_with.json()}}},
       {"slowdown", slowdown()},
       {"slowdown_with_stall", slowdown_with_stall()},
+      {"slowdown_processor", slowdown_processor()},
       {"suspect_pages", suspects.json()},
       {"changed_chunks", changed.json()},
+      {"cooled_pages", cooled.json()},
+      {"mistaken_pages", mistaken.json()},
+      {"unlisted_bytes", unlisted.json()},
+      {"capture_why", capture_why},
       {"written_bytes", written.json()},
       {"raw_bytes", raw.json()},
       {"first_image",
@@ -136,11 +147,17 @@ std::string stall_details(const StallRow& row) {
   line("write(2) + fdatasync of everything", row.full_write.text_ns());
   line("cut to durable", row.durable.text_ns());
   line("epoch without checkpoints", row.epoch_plain.text_ns());
+  line("  of them before the first engine", row.epoch_before.text_ns());
   line("epoch while an image is written", row.epoch_with.text_ns());
   line("slower, without / with the stall",
        format_percent(row.slowdown()) + " / " + format_percent(row.slowdown_with_stall()));
+  line("  in time on a processor", format_percent(row.slowdown_processor()));
   line("suspect pages / changed chunks", format_count(static_cast<std::uint64_t>(row.suspects.median())) + " / " +
                                              format_count(static_cast<std::uint64_t>(row.changed.median())));
+  const auto pages = [](const Samples& samples) { return format_count(static_cast<std::uint64_t>(samples.median())); };
+  line("protected / of them too early, pages", pages(row.cooled) + " / " + pages(row.mistaken));
+  line("so hot that nobody looked", format_bytes(static_cast<std::uint64_t>(row.unlisted.median())));
+  line("captured by", row.capture_why);
   line("written for an image", format_bytes(static_cast<std::uint64_t>(row.written.median())) + ", first image " +
                                    format_bytes(row.first.written_bytes));
   line("store after a clean close", fmt::format("{} in {} images", format_bytes(row.store_bytes), row.images));

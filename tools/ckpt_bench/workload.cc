@@ -41,6 +41,7 @@ std::string describe(const WorkloadShape& shape) {
 }
 
 PageSequence::PageSequence(const WorkloadShape& shape) : shape_(shape), pages_(shape.bytes / kPageBytes) {
+  random_ += shape.variation * 0x9e3779b97f4a7c15;
   const double wanted = std::round(shape.dirty * static_cast<double>(pages_));
   count_ = std::min(pages_, static_cast<std::uint64_t>(wanted));
   if (shape.dirty > 0 && count_ == 0) count_ = 1;
@@ -58,7 +59,7 @@ void PageSequence::draw() {
   if (count_ == 0) return;
   if (shape_.pattern == Pattern::contiguous) {
     const std::uint64_t places = pages_ - count_ + 1;
-    const std::uint64_t first = (pages_ / 3 + epoch_ * count_) % places;
+    const std::uint64_t first = (pages_ / 3 + (epoch_ + 3 * shape_.variation) * count_) % places;
     for (std::uint64_t i = 0; i < count_; ++i) current_.push_back(static_cast<std::uint32_t>(first + i));
     return;
   }
@@ -79,10 +80,11 @@ std::span<std::byte> page_of(std::span<std::byte> memory, std::uint64_t index) {
   return memory.subspan(begin, end - begin);
 }
 
-std::uint64_t run_epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages, DataKind data,
-                        std::uint64_t salt) {
+EpochTime run_epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages, DataKind data,
+                    std::uint64_t salt) {
   constexpr std::size_t kSlice = std::size_t{1} << 20;
   const std::uint64_t begin = monotonic_ns();
+  const std::uint64_t processor_begin = clock_ns(CLOCK_THREAD_CPUTIME_ID);
   std::size_t page = 0;
   for (std::size_t at = 0; at < memory.size(); at += kSlice) {
     const auto slice = memory.subspan(at, std::min(kSlice, memory.size() - at));
@@ -91,7 +93,8 @@ std::uint64_t run_epoch(std::span<std::byte> memory, const std::vector<std::uint
     for (; page < pages.size() && pages[page] < reached; ++page) change(page_of(memory, pages[page]), data, salt);
   }
   for (; page < pages.size(); ++page) change(page_of(memory, pages[page]), data, salt);
-  return monotonic_ns() - begin;
+  const std::uint64_t processor_end = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+  return {.ns = monotonic_ns() - begin, .processor_ns = processor_end - processor_begin};
 }
 
 }  // namespace varve::tools

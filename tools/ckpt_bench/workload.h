@@ -24,6 +24,7 @@ struct WorkloadShape {
   Pattern pattern = Pattern::scattered;
   bool repeat_pages = false;  ///< the same pages each epoch; else others
   DataKind data = DataKind::random;
+  std::uint64_t variation = 0;  ///< another one names other pages
 };
 /// "1 % scattered, the same pages, 1.00 GiB random"
 std::string describe(const WorkloadShape& shape);
@@ -46,9 +47,13 @@ class PageSequence {
   std::vector<std::uint32_t> current_;
 };
 
-/// One epoch; returns its time in nanoseconds. `salt` differs from epoch to epoch and is not 0.
-std::uint64_t run_epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages, DataKind data,
-                        std::uint64_t salt);
+struct EpochTime {
+  std::uint64_t ns = 0;
+  std::uint64_t processor_ns = 0;  ///< of this thread: without what others took of the processors
+};
+/// One epoch. `salt` differs from epoch to epoch and is not 0.
+EpochTime run_epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages, DataKind data,
+                    std::uint64_t salt);
 
 inline constexpr std::size_t kPageBytes = 4096;  ///< the pattern's unit
 /// The bytes of page `index`, counted from the page boundary at or below the memory's begin.

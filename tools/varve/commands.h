@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The commands of `varve`. Each adds itself to the command line; its `run` is called when it was chosen. They only
-// read: no command here makes a store, writes into one, or holds a chain's lock.
+// The commands of `varve`. Each adds itself to the command line; its `run` is called when it was chosen. None makes a
+// store, and all but those of change.cc only read.
 #pragma once
 
 #include <functional>
@@ -21,6 +21,10 @@ Command add_verify(CLI::App& parent);
 Command add_export(CLI::App& parent);
 Command add_inspect(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
+Command add_pin(CLI::App& parent);
+Command add_unpin(CLI::App& parent);
+Command add_label(CLI::App& parent);
+Command add_rm(CLI::App& parent);
 
 /// What IMAGE may be, for --help.
 inline constexpr const char* kImageHelp = "[CHAIN/]NUMBER, [CHAIN/]LABEL or [CHAIN/]latest";

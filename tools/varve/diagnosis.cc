@@ -96,6 +96,19 @@ void advise(Diagnosis& diagnosis) {
     advice.push_back("kernel.yama.ptrace_scope is 3, which refuses process_vm_readv(2) until the next boot");
 }
 
+void look_at_costs(Diagnosis& diagnosis) {
+  std::vector<std::string> trackers;
+  std::string chosen;
+  for (const auto& row : diagnosis.back_ends) {
+    if (row.kind != "tracker" || !row.works) continue;
+    trackers.push_back(row.name);
+    if (row.chosen) chosen = row.name;
+  }
+  diagnosis.costs = measure_costs(trackers, chosen, diagnosis.machine.huge_pages);
+  const auto& advice = diagnosis.costs.advice;
+  diagnosis.advice.insert(diagnosis.advice.end(), advice.begin(), advice.end());
+}
+
 }  // namespace
 
 bool choose(std::vector<BackEndRow>& rows, const std::string& kind, const std::vector<std::string>& order,
@@ -142,6 +155,7 @@ Diagnosis diagnose(const std::string& directory) {
   }
   look_at_file_system(diagnosis);
   advise(diagnosis);
+  look_at_costs(diagnosis);
   return diagnosis;
 }
 

@@ -10,6 +10,7 @@
 
 #include "storage/io.h"
 #include "tools/machine.h"
+#include "tools/varve/measured_costs.h"
 
 namespace varve::tools {
 
@@ -27,6 +28,7 @@ struct Diagnosis {
   bool root = false;
   std::string hash;
   std::vector<BackEndRow> back_ends;
+  MeasuredCosts costs;
   std::string directory;
   std::optional<storage::FileSystemTraits> file_system;
   std::string file_system_error;

@@ -34,6 +34,11 @@ std::string as_text(const Diagnosis& diagnosis) {
     table.add({row.kind, row.name, row.works ? "yes" : "no", row.chosen ? "yes" : "", row.remark});
   text += table.text() + "\n";
 
+  Table costs({{"COST"}, {"TIME", Table::Align::right}, {"REMARK"}});
+  for (const auto& cost : diagnosis.costs.costs) costs.add({cost.what, format_ns(cost.ns), cost.remark});
+  text += costs.text() + fmt::format("measured in {}\n\n", format_ns(diagnosis.costs.took_ns));
+  for (const auto& why : diagnosis.costs.why) text += "why            " + why + "\n";
+
   if (diagnosis.file_system) {
     const auto& traits = *diagnosis.file_system;
     text += fmt::format("file system    of {}: {}, {} free, {}, {}\n", diagnosis.directory, traits.type,
@@ -60,6 +65,10 @@ nlohmann::json as_json(const Diagnosis& diagnosis) {
         {{"kind", row.kind}, {"name", row.name}, {"works", row.works}, {"chosen", row.chosen}, {"remark", row.remark}});
     if (row.chosen) json["chosen"][row.kind] = row.name;
   }
+  json["costs"] = nlohmann::json::object();
+  for (const auto& cost : diagnosis.costs.costs) json["costs"][cost.key] = cost.ns;
+  json["costs"]["measured_in_ns"] = diagnosis.costs.took_ns;
+  json["why"] = diagnosis.costs.why;
   json["file_system"] = {{"directory", diagnosis.directory}};
   if (diagnosis.file_system) {
     const auto& traits = *diagnosis.file_system;
@@ -84,9 +93,10 @@ int run_doctor(const DoctorOptions& options) {
 
 Command add_doctor(CLI::App& parent) {
   auto options = std::make_shared<DoctorOptions>();
-  auto* app = parent.add_subcommand("doctor",
-                                    "Tell which back ends work on this machine, which would be chosen, and what would\n"
-                                    "serve better. Everything is probed by doing; nothing is changed.");
+  auto* app = parent.add_subcommand(
+      "doctor",
+      "Tell which back ends work on this machine, what pages cost here, which back ends would\n"
+      "be chosen and why, and what would serve better. Everything is probed by doing; nothing is changed.");
   app->add_option("DIRECTORY", options->directory, "where a store would be (its file system is looked at)")
       ->capture_default_str();
   add_common(*app, options->common);

@@ -21,6 +21,7 @@ nlohmann::json image_json(const storage::ImageSummary& image) {
           {"kind", kind_name(image.kind)},
           {"parent", or_null(image.parent)},
           {"label", or_null(image.label)},
+          {"pinned", image.pinned},
           {"time", format_time(image.time_ns)},
           {"time_ns", image.time_ns},
           {"region_bytes", image.region_bytes},

@@ -17,6 +17,11 @@ struct ListOptions {
   std::string chain;
 };
 
+std::string label_text(const storage::ImageSummary& image) {
+  if (image.pinned) return image.label.empty() ? "(pinned)" : image.label + " (pinned)";
+  return image.label.empty() ? "-" : image.label;
+}
+
 std::string as_table(const std::vector<storage::ImageSummary>& images) {
   using Align = Table::Align;
   Table table({{"IMAGE", Align::right},
@@ -29,8 +34,8 @@ std::string as_table(const std::vector<storage::ImageSummary>& images) {
                {"WRITTEN", Align::right}});
   for (const auto& image : images)
     table.add({std::to_string(image.number), image.chain, kind_name(image.kind),
-               image.parent == 0 ? "-" : std::to_string(image.parent), image.label.empty() ? "-" : image.label,
-               format_time(image.time_ns), format_bytes(image.region_bytes), format_bytes(image.written_bytes)});
+               image.parent == 0 ? "-" : std::to_string(image.parent), label_text(image), format_time(image.time_ns),
+               format_bytes(image.region_bytes), format_bytes(image.written_bytes)});
   return table.text();
 }
 

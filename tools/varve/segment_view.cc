@@ -41,6 +41,7 @@ const char* note_name(storage::NoteKind kind) {
     case storage::NoteKind::pin: return "pin";
     case storage::NoteKind::unpin: return "unpin";
     case storage::NoteKind::seal: return "seal";
+    case storage::NoteKind::moved: return "moved";
   }
   return "unknown";
 }

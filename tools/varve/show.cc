@@ -30,6 +30,8 @@ struct Shown {
 
 Result<Shown> look_up(storage::Store& store, const std::string& selector) {
   Shown shown;
+  VARVE_TRY_ASSIGN(const auto held, store.hold());  // what is chosen now stays until it was read
+  VARVE_TRY(store.refresh());
   VARVE_TRY_ASSIGN(const ImageName name, parse_image_selector(store, selector));
   for (auto& image : store.images())
     if (image.chain == name.chain && image.number == name.number) shown.summary = std::move(image);

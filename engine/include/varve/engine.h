@@ -62,6 +62,12 @@ struct Options {
 
   /// Every how many images one is full. 0: only the first of a chain; 1: all.
   std::uint32_t full_every = 0;
+  /// Retention: the last so many images of the chain stay, those with a label or a pin, and what the next image builds
+  /// on. Others are dropped in the background and their space is given back: in batches, so that some more are there
+  /// until close(). 0: all stay. What goes wrong with it fails no image: see Engine::maintenance().
+  std::uint32_t keep = 0;
+  /// Of the images before those, one of every so many stays, too. 0: none. Needs `keep`.
+  std::uint32_t keep_every = 0;
   /// Bound of staging memory in bytes. 0: an eighth of the memory that this process may use (cgroup limits counted).
   std::size_t staging_bytes = 0;
   /// Images captured and not yet durable, at most. At least 1.
@@ -103,6 +109,9 @@ struct ImageResult {
 
   std::uint64_t protected_bytes = 0;
   std::uint64_t suspect_pages = 0;   ///< named by the tracker
+  std::uint64_t cooled_pages = 0;    ///< protected since the cut before: they had not been written for long enough
+  std::uint64_t mistaken_pages = 0;  ///< protected earlier, and written again so soon that it did not pay
+  std::uint64_t unlisted_bytes = 0;  ///< of regions that are so hot that nobody asked: all of them is suspect
   std::uint64_t captured_bytes = 0;  ///< suspects' content, whole chunks
   std::uint64_t unchanged_chunks = 0;
   std::uint64_t changed_chunks = 0;  ///< = zero + deduplicated + new
@@ -119,6 +128,7 @@ struct ImageResult {
   std::uint64_t commit_ns = 0;      ///< background: manifest and flush
   std::uint64_t durable_ns = 0;     ///< from the begin of checkpoint() to durable
   Capture capture = Capture::copy;  ///< which one served the most bytes
+  std::string capture_why = {};     ///< and why, with the figures that decided
 };
 
 /// The handle of an image under way. Copies share it; it may outlive the engine.
@@ -150,6 +160,19 @@ struct ImageInfo {
   std::uint64_t written_bytes = 0;  ///< on disk for this image
 };
 
+/// An image that a restore with `fallback` passed over.
+struct SkippedImage {
+  std::string image;   ///< "main/7"; empty: some that can't even be listed
+  std::string reason;  ///< what is damaged, and where
+};
+
+struct RestoreOptions {
+  /// Where the image is damaged or missing, take the newest older one of its chain that is good. What is passed over is
+  /// logged, too. Anything but damage is an error as ever: a region of another size, an image that never was.
+  bool fallback = false;
+  std::vector<SkippedImage>* skipped = nullptr;  ///< out, newest first; null: not wanted
+};
+
 /// Called around cuts; the context is the caller's own. Hooks run in the thread that called the engine, and must not
 /// call the engine. Empty ones are skipped.
 struct Hooks {
@@ -172,6 +195,22 @@ struct MemoryUse {
   std::uint64_t index_bytes = 0;     ///< the store's index
   std::uint64_t indexed_chunks = 0;  ///< chunks in it
   std::uint64_t other_bytes = 0;     ///< names, tracking, io buffers
+};
+
+/// Retention and garbage collection of this engine's chain (Options::keep), since it was opened.
+struct MaintenanceStatus {
+  std::uint64_t images_dropped = 0;
+  std::uint64_t images_compacted = 0;  ///< made full, since they built on images that were dropped
+  std::uint64_t collections = 0;       ///< that were finished
+  bool collecting = false;             ///< one is under way; it goes on between images
+  std::uint64_t segments_dropped = 0;
+  std::uint64_t segments_rewritten = 0;
+  std::uint64_t bytes_freed = 0;      ///< of the files that were removed
+  std::uint64_t bytes_rewritten = 0;  ///< of the files that were written instead
+  std::uint64_t stored_bytes = 0;     ///< of the chain's files, now
+  std::uint64_t live_bytes = 0;       ///< what images need of them, as the last collection found; 0: there was none
+  std::uint64_t failures = 0;
+  std::string last_failure = {};
 };
 
 class Engine {
@@ -206,21 +245,23 @@ class Engine {
   /// Restores the newest image of this chain into the protected regions. false: there is none yet. Everything else is
   /// an error: a damaged store never looks like a fresh start. Regions are matched by name and size before a byte is
   /// changed: `invalid_argument` names what is missing, extra or of another size.
-  Result<bool> restore_if_any();
+  Result<bool> restore_if_any(const RestoreOptions& options = {});
   /// Restores one image: "7", "before-merge" (a label), "latest", or any of these behind "CHAIN/". In the running
   /// program this is a rollback: images in flight are finished first (if one fails, its error is returned and nothing
   /// is changed); the next image is a delta on the restored one; later images stay as a branch. When it fails half-way
   /// the error says so: the regions then hold neither state, and checkpoint() refuses until a restore succeeds.
-  Result<ImageInfo> restore(std::string_view image);
+  Result<ImageInfo> restore(std::string_view image, const RestoreOptions& options = {});
   /// All images of the store, by chain and number.
   Result<std::vector<ImageInfo>> images();
 
   void set_hooks(Hooks hooks);
   Choices choices() const;
   MemoryUse memory_use() const;
+  MaintenanceStatus maintenance() const;
 
-  /// Waits for the images in flight, seals the store, releases the chain; the error of the last image that failed and
-  /// was not asked for. The engine is closed even so. Calls after it return `invalid_argument`.
+  /// Waits for the images in flight, drops what Options::keep says, seals the store, releases the chain; the error of
+  /// the last image that failed and was not asked for. The engine is closed even so. Calls after it return
+  /// `invalid_argument`.
   Status close();
 
  private:

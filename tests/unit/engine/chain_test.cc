@@ -49,6 +49,10 @@ class FakeStore : public storage::Store {
   }
   std::vector<std::string> damage() override { return {}; }
   Status refresh() override { return {}; }
+  Result<std::shared_ptr<storage::Lock>> hold() override { return std::shared_ptr<storage::Lock>(); }
+  std::uint64_t stored_bytes(std::string_view) override { return 0; }
+  std::vector<std::string> chains() override { return {}; }
+  std::string hiding_segment(std::string_view) override { return {}; }
   Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) override {
     const auto found = manifests.find({std::string(chain), number});
     if (found == manifests.end())

@@ -31,7 +31,10 @@ class FakeTracking : public tracker::Tracking {
   Status cut(std::uint64_t, PageRuns&) override { return {}; }
   void committed(std::uint64_t epoch) override { committed_epochs.push_back(epoch); }
   void touch(PageRange) override {}
-  void unchanged(std::uint64_t, const PageRuns& pages) override { unchanged_pages = pages; }
+  void reduced(std::uint64_t, const tracker::Reduced& found) override {
+    suspect_pages = found.suspects;
+    unchanged_pages = found.unchanged;
+  }
   Status cool(PageRuns& cooled) override {
     ++cools;
     cooled = next_cooled;
@@ -42,8 +45,10 @@ class FakeTracking : public tracker::Tracking {
     settled_pages.insert(settled_pages.end(), pages.begin(), pages.end());
   }
   tracker::TrackingCounters counters() const override { return {}; }
+  tracker::Costs costs() const override { return {}; }
 
   std::vector<std::uint64_t> committed_epochs;
+  PageRuns suspect_pages;
   PageRuns unchanged_pages;
   PageRuns next_cooled;
   PageRuns settled_pages;
@@ -85,6 +90,7 @@ class CoolerTest : public ::testing::Test {
     ImageJob job;
     job.epoch = epoch;
     job.regions.push_back({region_, region_->exclusions, {pages(0, kPages)}});
+    job.stall.set({});
     std::vector<ReducedRegion> reduced(1);
     reduced[0].unchanged = {{1, 2}, {5, 1}};
     cooler_->after_commit(job, reduced);
@@ -103,6 +109,7 @@ class CoolerTest : public ::testing::Test {
 TEST_F(CoolerTest, tells_the_tracker_what_is_committed_and_unchanged) {
   commit(1);
   EXPECT_EQ(tracking_->committed_epochs, std::vector<std::uint64_t>{1});
+  EXPECT_EQ(tracking_->suspect_pages, PageRuns{pages(0, kPages)});
   EXPECT_EQ(tracking_->unchanged_pages, (PageRuns{pages(1, 2), pages(5, 1)}));
 }
 

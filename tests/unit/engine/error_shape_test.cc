@@ -91,25 +91,25 @@ TEST_F(ErrorShape, invalid_argument) {
   expect_shape(engine->checkpoint({.label = "12"}), code, "12");
   EXPECT_OK(engine->checkpoint({.sync = true, .label = "twice"}));
   expect_shape(engine->checkpoint({.label = "twice"}), code, "twice");
-  expect_shape(engine->restore("a b"), code, "a b");
+  expect_shape(engine->restore("a b", {}), code, "a b");
   EXPECT_OK(engine->unprotect("grid"));
-  expect_shape(engine->restore("latest"), code, "grid");
+  expect_shape(engine->restore("latest", {}), code, "grid");
   EXPECT_OK(engine->close());
-  expect_shape(engine->restore("latest"), code, "latest");
+  expect_shape(engine->restore("latest", {}), code, "latest");
   expect_shape(engine->close(), code, "main");
 }
 
 TEST_F(ErrorShape, not_found) {
   const auto code = ErrorCode::not_found;
   auto engine = opened();
-  expect_shape(engine->restore("latest"), code, "latest");
+  expect_shape(engine->restore("latest", {}), code, "latest");
   expect_shape(engine->unprotect("grid"), code, "grid");
   expect_shape(engine->exclude("grid", 0, 1), code, "grid");
   EXPECT_OK(engine->protect("grid", memory_.begin(), memory_.bytes(), {}));
   EXPECT_OK(engine->checkpoint({.sync = true}));
-  expect_shape(engine->restore("7"), code, "7");
-  expect_shape(engine->restore("a-label"), code, "a-label");
-  expect_shape(engine->restore("elsewhere/1"), code, "elsewhere");
+  expect_shape(engine->restore("7", {}), code, "7");
+  expect_shape(engine->restore("a-label", {}), code, "a-label");
+  expect_shape(engine->restore("elsewhere/1", {}), code, "elsewhere");
   expect_shape(Engine::open(small_options(directory_ / "missing/store")), code, "missing");
 }
 
@@ -122,7 +122,7 @@ TEST_F(ErrorShape, corruption) {
   auto engine = EngineImplementation::open(small_options("simulated"), disk_.open());
   if (!engine) return check_shape(engine.error(), ErrorCode::corruption, "segments/");
   EXPECT_OK((*engine)->protect("grid", memory_.begin(), memory_.bytes(), {}));
-  expect_shape((*engine)->restore_if_any(), ErrorCode::corruption, "main");
+  expect_shape((*engine)->restore_if_any({}), ErrorCode::corruption, "main");
 }
 
 TEST_F(ErrorShape, corruption_of_a_chunk_that_is_restored) {
@@ -130,7 +130,7 @@ TEST_F(ErrorShape, corruption_of_a_chunk_that_is_restored) {
   for (const auto& file : disk_.files())
     if (file.ends_with(".seg")) disk_.flip_bit(file, 4096 + 2000, 3);
   fill(memory_.span(), 2);  // else there is nothing to read: memory holds the image
-  expect_shape(engine->restore("1"), ErrorCode::corruption, "main/1");
+  expect_shape(engine->restore("1", {}), ErrorCode::corruption, "main/1");
   expect_shape(engine->checkpoint({}), ErrorCode::invalid_argument, "main/1");
 }
 

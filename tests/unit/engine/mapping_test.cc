@@ -3,8 +3,12 @@
 
 #include <sys/auxv.h>
 
+#include <cstring>
+
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "engine/mapping_access.h"
 #include "tests/unit/engine/capture_test_support.h"
 
 namespace varve {
@@ -81,6 +85,58 @@ TEST(Mapping, that_no_image_can_keep_is_refused_with_the_reason) {
   if (vdso != 0) {
     // The data of the vdso lies before it, in special mappings.
     EXPECT_NE(traits_of(reinterpret_cast<void*>(vdso - kPage), kPage).refused, "");
+  }
+}
+
+constexpr int kMadvGuardInstall = 102;  // since Linux 6.13: include/uapi/asm-generic/mman-common.h
+
+TEST(Mapping, with_a_guard_region_can_not_be_read_and_says_where) {
+  const Mapped memory(64 * kPage);
+  capture_test::fill(memory.get(), memory.bytes(), 1);
+  if (madvise(memory.get() + 20 * kPage, 2 * kPage, kMadvGuardInstall) != 0)
+    GTEST_SKIP() << "MADV_GUARD_INSTALL: " << std::strerror(errno);
+  const auto traits = traits_of(memory.get(), 64 * kPage);
+  EXPECT_TRUE(traits.mapped);
+  EXPECT_FALSE(traits.readable);
+  const auto first = reinterpret_cast<std::uintptr_t>(memory.get() + 20 * kPage);
+  EXPECT_NE(traits.unreadable.find(fmt::format("{:#x}", first)), std::string::npos) << traits.unreadable;
+  EXPECT_NE(traits.unreadable.find("MADV_GUARD_INSTALL"), std::string::npos) << traits.unreadable;
+  EXPECT_FALSE(traits_of(memory.get() + 21 * kPage, kPage).readable);
+  EXPECT_TRUE(traits_of(memory.get(), 20 * kPage).readable);
+  EXPECT_TRUE(traits_of(memory.get() + 22 * kPage, 42 * kPage).readable);
+}
+
+TEST(Mapping, guard_regions_are_found_without_the_kernels_category_too) {
+  const Mapped memory(64 * kPage);  // half of it never touched
+  capture_test::fill(memory.get(), 32 * kPage, 1);
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory.get());
+  const AddressRange range{begin, begin + memory.bytes()};
+  const auto none = find_guard_region(range, GuardSearch::entries);
+  if (!none) GTEST_SKIP() << "PAGEMAP_SCAN: " << none.error().message();
+  EXPECT_FALSE(none->has_value());
+  for (const std::size_t page : {60U, 7U}) {
+    if (madvise(memory.get() + page * kPage, kPage, kMadvGuardInstall) != 0)
+      GTEST_SKIP() << "MADV_GUARD_INSTALL: " << std::strerror(errno);
+    const auto found = find_guard_region(range, GuardSearch::entries);
+    ASSERT_TRUE(found && found->has_value());
+    EXPECT_EQ(found.value()->begin, begin + page * kPage);
+    EXPECT_EQ(found.value()->end, begin + (page + 1) * kPage);
+  }
+}
+
+TEST(Mapping, of_a_file_that_ends_before_it_can_not_be_read) {
+  const UniqueFd file(memfd_create("varve-test", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 2 * kPage + 1), 0);
+  for (const int flags : {MAP_PRIVATE, MAP_SHARED}) {
+    void* const mapped = mmap(nullptr, 8 * kPage, PROT_READ | PROT_WRITE, flags, file.get(), 0);
+    ASSERT_NE(mapped, MAP_FAILED);
+    auto* const memory = static_cast<std::byte*>(mapped);
+    EXPECT_TRUE(traits_of(memory, 3 * kPage).readable) << "all of the page in which the file ends";
+    const auto traits = traits_of(memory + kPage, 3 * kPage);
+    EXPECT_FALSE(traits.readable);
+    EXPECT_NE(traits.unreadable.find("the file mapped there ends before"), std::string::npos) << traits.unreadable;
+    EXPECT_FALSE(traits_of(memory, 8 * kPage).readable);
+    munmap(mapped, 8 * kPage);
   }
 }
 

@@ -60,7 +60,7 @@ TEST(Seal, EndsInATrailerThatFindsTheFooter) {
   header.store[0] = std::byte{1};
   header.incarnation[0] = std::byte{2};
   Trailer trailer;
-  const auto seal = encode_seal(example(), header, trailer);
+  const auto seal = encode_seal(example(), header, 7, trailer);
   EXPECT_EQ(seal.size() % kBlockBytes, 0U);
   const std::uint64_t file_bytes = example().end + seal.size();
   const auto bytes = std::span(seal).last(kTrailerBytes);

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include <set>
+
 #include <gtest/gtest.h>
 
 #include "tests/support/temporary_directory.h"
@@ -58,6 +60,15 @@ TEST(Diagnosis, ProbingNamesAReasonForWhatDoesNotWorkAndLeavesTheDirectoryAsItWa
     trackers += row.kind == "tracker" ? 1 : 0;
   }
   EXPECT_EQ(trackers, 4u);
+  std::set<std::string> keys;
+  for (const auto& cost : diagnosis.costs.costs) {
+    EXPECT_GT(cost.ns, 0) << cost.key;
+    EXPECT_LT(cost.ns, 1e10) << cost.key;
+    keys.insert(cost.key);
+  }
+  for (const char* key : {"visit_page_ns", "copy_page_ns", "hash_page_ns", "mprotect.protected_write_ns"})
+    EXPECT_TRUE(keys.contains(key)) << key;
+  EXPECT_FALSE(diagnosis.costs.why.empty());
   EXPECT_FALSE(diagnose(directory / "missing").usable);
 }
 
