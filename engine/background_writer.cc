@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kFailuresMax = 64;
 constexpr std::size_t kSpareRunsMax = 256;
 /// Between looks for an image to write, which waits for that long.
-constexpr std::uint64_t kWarmUpNs = 2'000'000;
+constexpr std::uint64_t kWarmUpSliceNs = 2'000'000;
 
 }  // namespace
 
@@ -148,7 +148,7 @@ std::shared_ptr<ImageJob> BackgroundWriter::next_job() {
     changed_.notify_all();
   }
   while (take_warm_up())
-    if (capturer_.warm_up(kWarmUpNs)) warm_up();
+    if (capturer_.warm_up(kWarmUpSliceNs)) warm_up();
   MutexLock lock(mutex_);
   while (queue_.empty() && !stopping_) changed_.wait(mutex_);
   if (queue_.empty()) return nullptr;

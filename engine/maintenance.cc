@@ -74,7 +74,8 @@ void Maintenance::retain(std::uint64_t line, bool all) {
 
 bool Maintenance::collection_due(bool at_the_end) {
   const std::uint64_t stored = store_.stored_bytes(chain_);
-  if (at_the_end) return stored > live_bytes_ + live_bytes_ / 8 + kSlackBytesAtTheEnd;
+  // What was alive when the last collection looked may be garbage since: after a drop only looking tells.
+  if (at_the_end) return dropped_ || stored > live_bytes_ + live_bytes_ / 8 + kSlackBytesAtTheEnd;
   return dropped_ && stored > std::max(allowed_bytes(live_bytes_) + kSlackBytes, retry_at_bytes_);
 }
 

@@ -322,7 +322,7 @@ value_of() { # value_of OPTION ARG...
 screen=
 begin_us=$(now_us)
 printf 'Kills at random moments against undisturbed runs, in %s (%s), Linux %s, %s processors\n\n' "$work" \
-  "$(stat -f -c %T "$work")" "$(uname -r)" "$(nproc)"
+  "$(df --output=fstype "$work" | tail -n 1)" "$(uname -r)" "$(nproc)"
 
 if [ $quick -eq 1 ]; then
   gray=(--size 512 --steps 1500 --every 50)

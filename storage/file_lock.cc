@@ -8,11 +8,10 @@
 
 #include "base/os_error.h"
 #include "base/try.h"
+#include "storage/format.h"
 
 namespace varve::storage {
 namespace {
-
-constexpr std::string_view kLockFile = "lock";
 
 struct flock one_byte(short type, std::uint64_t byte) {
   struct flock range {};

@@ -184,6 +184,25 @@ TEST(ChainCompact, KeepsWhatIsMarked) {
   EXPECT_EQ(again["compacted"], nullptr);
 }
 
+TEST(ChainCompact, RefusesAChainThatIsNotThereAndNumbersThatAreNone) {
+  const TemporaryDirectory directory;
+  const std::string store = path(directory);
+  make_images(store, 2);
+  for (const bool dry_run : {false, true}) {
+    std::vector<std::string> words{store, "mian"};
+    if (dry_run) words.push_back("--dry-run");
+    const Outcome refused = compact(words);
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_THAT(refused.err, HasSubstr("chain 'mian' refused"));
+    EXPECT_THAT(refused.err, HasSubstr("it has: main"));
+  }
+  for (const char* number : {"0", "-1", "4294967296", "many"}) {
+    EXPECT_EQ(compact({store, "--keep", number}).exit_code, 2) << number;
+    EXPECT_EQ(compact({store, "--keep", "1", "--keep-every", number}).exit_code, 2) << number;
+  }
+  EXPECT_THAT(listed(store), ElementsAre(1, 2));
+}
+
 TEST(ChainCompact, RefusesAChainThatIsBeingWrittenAndLeavesOthersAlone) {
   const TemporaryDirectory directory;
   const std::string store = path(directory);

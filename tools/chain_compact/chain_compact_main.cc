@@ -2,6 +2,7 @@
 //
 // chain-compact: keeps a store small.
 #include <csignal>
+#include <limits>
 
 #include "tools/chain_compact/compact_command.h"
 
@@ -22,6 +23,7 @@ int run(const CompactOptions& options) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  const CLI::Range kCount(1U, std::numeric_limits<std::uint32_t>::max());
   CompactOptions options;
   CLI::App app(
       "Keeps a store of checkpoints small: makes an image of a chain full, drops images that are not to be kept, and\n"
@@ -34,10 +36,10 @@ int main(int argc, char** argv) {
   app.add_option("--image", options.image, "make this image full, by number or label; default: the newest");
   auto* keep = app.add_option("--keep", options.policy.keep, "drop all but the last N images, and those below")
                    ->type_name("N")
-                   ->check(CLI::PositiveNumber);
+                   ->check(kCount);
   app.add_option("--keep-every", options.policy.keep_every, "keep one of every K images before those, too")
       ->type_name("K")
-      ->check(CLI::PositiveNumber)
+      ->check(kCount)
       ->needs(keep);
   add_fraction(app, "--spare", options.spare, "garbage that may stay, as a share of what is alive: less costs writing");
   app.add_flag("--dry-run", options.dry_run, "change nothing; say what would be done and freed, about");

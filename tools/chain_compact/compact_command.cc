@@ -21,8 +21,20 @@ Error refused(const CompactOptions& options, std::string cause, std::string reme
               {"compaction of store " + options.store.directory + " refused", std::move(cause), std::move(remedy)});
 }
 
+/// A chain is made by its first writer, not here: a name that nobody wrote under is a slip of the pen.
+Status check_chain(Store& store, const CompactOptions& options) {
+  const std::string& chain = options.chain;
+  const auto chains = store.chains();
+  if (chain.empty() || std::ranges::find(chains, chain) != chains.end()) return {};
+  return fail(ErrorCode::not_found,
+              {fmt::format("compaction of chain '{}' refused", chain),
+               fmt::format("store {} has no such chain", options.store.directory),
+               chains.empty() ? "nothing was written to it yet" : fmt::format("it has: {}", fmt::join(chains, ", "))});
+}
+
 /// The image to be made full; empty when the chain has none and none was asked for.
 Result<std::optional<ImageName>> choose_image(Store& store, const CompactOptions& options) {
+  VARVE_TRY(check_chain(store, options));
   std::string selector = options.image.empty() ? "latest" : options.image;
   const auto slash = selector.find('/');
   if (!options.chain.empty()) {
