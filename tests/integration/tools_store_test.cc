@@ -179,6 +179,48 @@ TEST_F(ToolsStore, ShowCountsTheChunksOfEachRegion) {
   EXPECT_THAT(none.err, MatchesRegex(kErrorForm));
 }
 
+TEST_F(ToolsStore, DiffTellsWhichRangesDifferBetweenTwoImages) {
+  const Expected expected = make_store(store_, true);
+  const auto diff = varve_json({"diff", store_, "1", "before-merge"});
+  EXPECT_EQ(diff.at("a").at("image"), 1);
+  EXPECT_EQ(diff.at("b").at("image"), 2);
+  EXPECT_EQ(diff.at("identical"), false);
+  ASSERT_EQ(diff.at("regions").size(), 2u);
+  EXPECT_EQ(diff.at("regions")[0].at("name"), "cache");
+  EXPECT_EQ(diff.at("regions")[0].at("difference"), "none");
+  const auto& grid = diff.at("regions")[1];
+  EXPECT_EQ(grid.at("difference"), "content");
+  EXPECT_EQ(grid.at("differing_chunks"), 1);
+  EXPECT_EQ(grid.at("compared_bytes"), kGridBytes);
+  ASSERT_EQ(grid.at("ranges").size(), 1u);
+  const auto offset = grid.at("ranges")[0].at("offset").get<std::size_t>();
+  const auto bytes = grid.at("ranges")[0].at("bytes").get<std::size_t>();
+  EXPECT_LE(offset, 50'000u);
+  EXPECT_GE(offset + bytes, 50'010u);
+  EXPECT_EQ(diff.at("differing_bytes"), bytes);
+  // Outside of the ranges the bytes are the same.
+  std::string mended = expected.grid.at(2);
+  mended.replace(offset, bytes, expected.grid.at(1), offset, bytes);
+  EXPECT_EQ(mended == expected.grid.at(1), true);
+
+  EXPECT_EQ(varve_json({"diff", store_, "latest", "main/3"}).at("identical"), true);
+  const auto chains = varve_json({"diff", store_, "main/1", "other/latest"});
+  EXPECT_EQ(chains.at("identical"), false);
+  EXPECT_EQ(chains.at("regions")[2].at("name"), "other");
+  EXPECT_EQ(chains.at("regions")[2].at("difference"), "only in B");
+  EXPECT_TRUE(chains.at("regions")[2].at("a").is_null());
+
+  const Outcome text = varve({"diff", store_, "1", "3"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, MatchesRegex("A: image main/1 .*\nB: image main/3 .*\n.*grid: bytes 0 to .*\n"
+                                     "different: 1 of 2 regions, .*\n"));
+  EXPECT_THAT(varve({"diff", store_, "3", "3"}).out, testing::EndsWith("\nidentical\n"));
+  const Outcome none = varve({"diff", store_, "1", "17"});
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_EQ(none.out, "");
+  EXPECT_THAT(none.err, MatchesRegex(kErrorForm));
+}
+
 TEST_F(ToolsStore, ExportGivesTheBytesOfAnyImageAndSaysWhatWasExcluded) {
   const Expected expected = make_store(store_, true);
   for (const int image : {1, 2, 3}) {
@@ -283,6 +325,7 @@ TEST_F(ToolsStore, ReadingChangesNothing) {
   const std::string segment = fs::directory_iterator(store_ + "/segments")->path().string();
   for (const auto& words : std::vector<std::vector<std::string>>{{"list", store_},
                                                                  {"show", store_, "latest"},
+                                                                 {"diff", store_, "main/1", "latest"},
                                                                  {"export", store_, "main/2", "grid"},
                                                                  {"verify", store_},
                                                                  {"inspect", segment},
@@ -309,8 +352,11 @@ TEST_F(ToolsStore, AStoreCanBeReadWhileAnEngineWritesIt) {
 
 TEST_F(ToolsStore, ADirectoryWithoutAStoreIsAnErrorAndStaysAsItIs) {
   for (const std::string& place : {directory_ / "missing", directory_.path()})
-    for (const auto& words : std::vector<std::vector<std::string>>{
-             {"list", place}, {"show", place, "1"}, {"verify", place}, {"export", place, "1", "grid"}}) {
+    for (const auto& words : std::vector<std::vector<std::string>>{{"list", place},
+                                                                   {"show", place, "1"},
+                                                                   {"diff", place, "1", "2"},
+                                                                   {"verify", place},
+                                                                   {"export", place, "1", "grid"}}) {
       const Outcome outcome = varve(words);
       EXPECT_EQ(outcome.exit_code, 1) << words[0];
       EXPECT_EQ(outcome.out, "");
@@ -325,6 +371,7 @@ TEST_F(ToolsStore, WrongCommandLinesExitWith2AndSayWhatToDo) {
                                                                  {"nonsense"},
                                                                  {"list", store_, "surplus"},
                                                                  {"show", store_},
+                                                                 {"diff", store_, "1"},
                                                                  {"list", store_, "--nonsense"},
                                                                  {"export", store_, "1"}}) {
     const Outcome outcome = varve(words);
@@ -335,7 +382,7 @@ TEST_F(ToolsStore, WrongCommandLinesExitWith2AndSayWhatToDo) {
 }
 
 TEST_F(ToolsStore, EveryHelpHasExamplesAndExitCodes) {
-  for (const std::string command : {"", "list", "show", "verify", "export", "inspect", "doctor"}) {
+  for (const std::string command : {"", "list", "show", "diff", "verify", "export", "inspect", "doctor"}) {
     std::vector<std::string> words = {"--help"};
     if (!command.empty()) words.insert(words.begin(), command);
     const Outcome outcome = varve(words);

@@ -17,6 +17,7 @@ struct Command {
 
 Command add_list(CLI::App& parent);
 Command add_show(CLI::App& parent);
+Command add_diff(CLI::App& parent);
 Command add_verify(CLI::App& parent);
 Command add_export(CLI::App& parent);
 Command add_inspect(CLI::App& parent);
