@@ -22,7 +22,8 @@ DirectoryIo::Options bounded(DirectoryIo::Options options) {
 
 int flags_of(OpenMode mode) {
   switch (mode) {
-    case OpenMode::read: return O_RDONLY;
+    case OpenMode::read:
+    case OpenMode::read_direct: return O_RDONLY;
     case OpenMode::write:
     case OpenMode::write_direct: return O_RDWR;
     case OpenMode::create:
@@ -55,7 +56,8 @@ Result<FileSystemTraits> DirectoryIo::file_system() {
 
 Result<std::unique_ptr<File>> DirectoryIo::open(std::string_view name, OpenMode mode) {
   VARVE_TRY_ASSIGN(UniqueFd fd, directory_.open_file(name, flags_of(mode)));
-  const bool wanted = mode == OpenMode::create_direct || mode == OpenMode::write_direct;
+  const bool wanted =
+      mode == OpenMode::create_direct || mode == OpenMode::write_direct || mode == OpenMode::read_direct;
   // Set on the open file, so that a refusal leaves a file that works, only buffered.
   const bool direct = wanted && direct_works() && fcntl(fd.get(), F_SETFL, O_DIRECT) == 0;
   return make_file(OpenFile(std::move(fd), std::string(name), directory_.path_of(name), direct));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/format.h"
 
+#include <cerrno>
+
 #include <fmt/format.h>
 
 namespace varve::storage {
@@ -19,6 +21,8 @@ Error damaged(std::string_view object, const StoredAt& at, std::string cause) {
               {fmt::format("{} in {} is damaged", object, to_string(at)), std::move(cause),
                "run `varve verify` on the store to see which images are still good, and restore one of those"});
 }
+
+bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
 
 Error unknown_to_us(std::string_view object, const StoredAt& at, std::string cause) {
   return fail(ErrorCode::unsupported, {fmt::format("{} in {} can't be read", object, to_string(at)), std::move(cause),

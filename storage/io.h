@@ -88,6 +88,7 @@ enum class OpenMode : std::uint8_t {
   create,         ///< must not exist; buffered
   create_direct,  ///< must not exist; O_DIRECT where the file system takes it (see File::direct())
   write_direct,   ///< must exist; O_DIRECT where possible
+  read_direct,    ///< must exist; past the page cache where possible
 };
 
 /// What the file system of the store's directory promises.

@@ -15,8 +15,6 @@
 namespace varve::storage {
 namespace {
 
-/// Whether an error touches this segment alone: wrong content, or a medium that can't be read. Others are the caller's.
-bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
 std::string sentence(const Error& error) { return error.what() + ": " + error.cause(); }
 
 void append_commit(ScannedCommit&& commit, Footer& content) {

@@ -2,7 +2,6 @@
 #include "storage/verify.h"
 
 #include <algorithm>
-#include <cerrno>
 
 #include <fmt/format.h>
 
@@ -16,8 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxFindings = 10'000;
 constexpr int kMaxRuns = 3;
-
-bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
 
 VerifyFinding finding(std::string file, std::uint64_t offset, std::uint64_t bytes, std::string what) {
   VerifyFinding found;
@@ -39,18 +36,36 @@ void VerifyRun::found(VerifyFinding one) {
 }
 
 Result<VerifyReport> VerifyRun::run() {
+  const Status done = check_all();
+  report_.interrupted = !done && options_.pace != nullptr && options_.pace->stopped();
+  if (!done && !report_.interrupted) return done.error();
+  if (report_.status == VerifyStatus::good && !report_.unfinished.empty()) report_.status = VerifyStatus::unfinished;
+  if (report_.status != VerifyStatus::damage && report_.interrupted) report_.status = VerifyStatus::interrupted;
+  return std::move(report_);
+}
+
+Status VerifyRun::check_all() {
   VARVE_TRY(check_inventory());
   VARVE_TRY_ASSIGN(std::vector<SegmentName> names, list_segments(io_));
   if (inventory_)
     for (const auto& [name, line] : inventory_->segments)
       if (!std::ranges::binary_search(names, name))
         found(finding(to_string(name), 0, line.bytes, "the file is missing"));
+  expect(names);
   std::ranges::reverse(names);  // a writer's later segments first: their notes tell where an earlier one ends
   for (const SegmentName& name : names) VARVE_TRY(check_segment(name));
   VARVE_TRY(check_images());
   check_newest();
-  if (report_.status == VerifyStatus::good && !report_.unfinished.empty()) report_.status = VerifyStatus::unfinished;
-  return std::move(report_);
+  return {};
+}
+
+void VerifyRun::expect(const std::vector<SegmentName>& names) {
+  if (options_.pace == nullptr) return;
+  for (const SegmentName& name : names) {
+    const auto file = io_.open(to_string(name), OpenMode::read);
+    const auto bytes = file ? (*file)->size_bytes() : Result<std::uint64_t>(file.error());
+    if (bytes) options_.pace->expect(*bytes);  // what can't be opened is looked at later
+  }
 }
 
 Status VerifyRun::check_inventory() {
@@ -178,7 +193,13 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
   const std::uint64_t scan_end = std::min(end, file.bytes);
   SegmentScanner scanner(*file.file, key, kSegmentHeaderBytes, std::max<std::uint64_t>(scan_end, kSegmentHeaderBytes),
                          {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr});
-  std::vector<VerifyFinding> open_findings;  // damage only if an accepted commit follows, or the segment is sealed
+  std::vector<VerifyFinding> open_findings;  // damage only if an accepted commit follows
+  const auto wrong = [&](VerifyFinding one) {
+    if (sealed)
+      found(std::move(one));
+    else
+      open_findings.push_back(std::move(one));
+  };
   std::uint64_t accepted_end = kSegmentHeaderBytes;
   std::uint64_t looked_again = 0;
   for (;;) {
@@ -186,15 +207,14 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
     if (!commit) break;
     report_.records += commit->records;
     if (commit->gap_begin != commit->begin)
-      open_findings.push_back(
-          finding(name, commit->gap_begin, commit->begin - commit->gap_begin, "there are no valid records"));
+      wrong(finding(name, commit->gap_begin, commit->begin - commit->gap_begin, "there are no valid records"));
     for (const ScanProblem& problem : commit->problems)
-      open_findings.push_back(finding(name, problem.offset, problem.bytes, problem.what));
+      wrong(finding(name, problem.offset, problem.bytes, problem.what));
     if (!commit->accepted()) {
       if (has_footer) take_frames(*commit, &segment.content, ordinal);
       continue;
     }
-    if (!sealed && !open_findings.empty() && looked_again != accepted_end) {
+    if (!open_findings.empty() && looked_again != accepted_end) {
       looked_again = accepted_end;
       open_findings.clear();
       scanner.look_again(accepted_end);
@@ -209,7 +229,6 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
     if (commit->note) segment.content.notes.push_back(*commit->note);
   }
   if (sealed) {
-    for (VerifyFinding& one : open_findings) found(std::move(one));
     if (scanner.tail_begin() < scan_end)
       found(finding(name, scanner.tail_begin(), scan_end - scanner.tail_begin(), "there are no valid records"));
   } else {
@@ -260,7 +279,9 @@ void VerifyRun::take_lists(const LoadedSegment& segment, std::uint32_t ordinal) 
   }
 }
 
-Result<VerifyReport> verify(Io& io, const VerifyOptions& options) {
+namespace {
+
+Result<VerifyReport> verify_store(Io& io, const VerifyOptions& options) {
   auto lock = lock_store_shared(io);
   if (!lock && lock.error().code() == ErrorCode::busy) return lock.error();
   auto identity = read_store_file(io);
@@ -279,11 +300,19 @@ Result<VerifyReport> verify(Io& io, const VerifyOptions& options) {
   for (int tries = 1;; ++tries) {
     VerifyRun run(io, options, *identity);
     VARVE_TRY_ASSIGN(VerifyReport report, run.run());
-    if (report.status != VerifyStatus::damage || tries == kMaxRuns) return report;
+    if (report.status != VerifyStatus::damage || report.interrupted || tries == kMaxRuns) return report;
     // Writers may have sealed segments while this one was reading: what looks missing may just be younger.
     auto inventory = read_inventory(io, identity->id);
     if (!inventory || inventory->generation == run.generation()) return report;
   }
+}
+
+}  // namespace
+
+Result<VerifyReport> verify(Io& io, const VerifyOptions& options) {
+  if (options.pace == nullptr) return verify_store(io, options);
+  PacedIo paced(io, *options.pace);
+  return verify_store(paced, options);
 }
 
 }  // namespace varve::storage

@@ -11,18 +11,23 @@
 
 #include "storage/io.h"
 #include "storage/manifest.h"
+#include "storage/read_pace.h"
 #include "storage/store.h"
 
 namespace varve::storage {
 
 struct VerifyOptions {
   bool deep = false;  ///< unpack every frame and compare every chunk with its name, besides all checksums
+  /// Set: read at this pace, from the disk where it can, and no further than until it is stopped. Must outlive the
+  /// call.
+  ReadPace* pace = nullptr;
 };
 
 enum class VerifyStatus : std::uint8_t {
-  good,        ///< exit status 0
-  unfinished,  ///< no damage, and a segment that was not sealed: the newest images may be absent. Exit status 3
-  damage,      ///< exit status 1
+  good,         ///< exit status 0
+  unfinished,   ///< no damage, and a segment that was not sealed: the newest images may be absent. Exit status 3
+  damage,       ///< exit status 1
+  interrupted,  ///< no damage in what was read before the pace was stopped. Exit status 4
 };
 
 /// One thing that is wrong. Fields that do not apply are empty.
@@ -53,6 +58,7 @@ struct VerifyReport {
   std::uint64_t records = 0;
   std::uint64_t chunks = 0;
   std::uint64_t bytes_read = 0;
+  bool interrupted = false;  ///< not everything was read; `good` and `damaged` are those images that were judged
 };
 
 /// Errors: `not_found` when there is no store, `unsupported` for a newer format, `io`. Damage is in the report.

@@ -62,15 +62,15 @@ Status VerifyRun::check_images() {
     std::map<std::uint64_t, ImageState> known;  // parents have lower numbers
     for (auto& [number, entry] : images) {
       bool good = true;
-      known[number] = check_image(chain, entry.first, known, good);
+      VARVE_TRY_ASSIGN(known[number], check_image(chain, entry.first, known, good));
       (good ? report_.good : report_.damaged).push_back(std::move(entry.second));
     }
   }
   return {};
 }
 
-VerifyRun::ImageState VerifyRun::check_image(const std::string& chain, const Catalogue::Image& image,
-                                             const std::map<std::uint64_t, ImageState>& others, bool& good) {
+Result<VerifyRun::ImageState> VerifyRun::check_image(const std::string& chain, const Catalogue::Image& image,
+                                                     const std::map<std::uint64_t, ImageState>& others, bool& good) {
   const SegmentLine& line = segments_[image.segment - 1];
   const SegmentView where{to_string(line.name), line.key, line.end};
   ImageState state;
@@ -86,6 +86,8 @@ VerifyRun::ImageState VerifyRun::check_image(const std::string& chain, const Cat
   }();
   const std::string name = fmt::format("{}/{}", chain, image.summary.number);
   if (!manifest) {
+    const bool of_file = is_damage(manifest.error()) || manifest.error().code() == ErrorCode::not_found;
+    if (!of_file) return manifest.error();
     good = false;
     VerifyFinding one;
     one.file = where.file;

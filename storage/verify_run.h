@@ -24,6 +24,7 @@ class VerifyRun {
   VerifyRun(Io& io, const VerifyOptions& options, const StoreIdentity& identity)
       : io_(io), options_(options), identity_(identity) {}
 
+  /// What there is to report, also when the pace was stopped.
   Result<VerifyReport> run();
   /// Of the inventory that was read; 0: none.
   std::uint64_t generation() const { return generation_; }
@@ -45,6 +46,9 @@ class VerifyRun {
     std::map<std::string, RegionState> regions;
   };
 
+  Status check_all();
+  void expect(const std::vector<SegmentName>& names);
+
   // Segments (verify.cc).
   Status check_inventory();
   Status check_segment(const SegmentName& name);
@@ -58,8 +62,8 @@ class VerifyRun {
 
   // Images (verify_images.cc).
   Status check_images();
-  ImageState check_image(const std::string& chain, const Catalogue::Image& image,
-                         const std::map<std::uint64_t, ImageState>& others, bool& good);
+  Result<ImageState> check_image(const std::string& chain, const Catalogue::Image& image,
+                                 const std::map<std::uint64_t, ImageState>& others, bool& good);
   RegionState check_region(const Manifest& manifest, const RegionRecord& region, const ImageState* parent, bool& good);
   void report_lost(const Manifest& manifest, const RegionRecord& region, const Catalogue::Image& image,
                    const RegionState& state);

@@ -47,6 +47,15 @@ CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t&
   return command.add_option_function<std::string>(name, set, help)->type_name("SIZE")->default_str(format_bytes(into));
 }
 
+CLI::Option* add_rate(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help) {
+  const auto set = [&into](const std::string& text) {
+    into = checked(parse_size(text.ends_with("/s") ? text.substr(0, text.size() - 2) : text));
+  };
+  return command.add_option_function<std::string>(name, set, help)
+      ->type_name("SIZE/s")
+      ->default_str(format_bytes(into) + "/s");
+}
+
 CLI::Option* add_fraction(CLI::App& command, const std::string& name, double& into, const std::string& help) {
   const auto set = [&into](const std::string& text) { into = checked(parse_fraction(text)); };
   return command.add_option_function<std::string>(name, set, help)

@@ -23,7 +23,8 @@ enum ExitCode : int {
   kGood = 0,
   kFailure = 1,         ///< damage, or the command failed
   kUsage = 2,           ///< the command line is wrong
-  kUnfinishedTail = 3,  ///< verify: only what was being written is incomplete
+  kUnfinishedTail = 3,  ///< verify, scrub: only what was being written is incomplete
+  kInterrupted = 4,     ///< scrub: nothing is damaged in what was read before
 };
 
 /// For the end of every --help.
@@ -48,6 +49,8 @@ void add_common(CLI::App& command, CommonOptions& common);
 void add_footer(CLI::App& command, std::string_view examples, std::string_view exit_codes = kExitCodes);
 /// An option for a size ("64MiB") or a share ("1%"). Both are refused as usage when they can't be read.
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help);
+/// A rate: a size, and "/s" behind it or not.
+CLI::Option* add_rate(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help);
 CLI::Option* add_fraction(CLI::App& command, const std::string& name, double& into, const std::string& help);
 
 /// Prints "PROGRAM COMMAND: what: cause; remedy" and returns `code`.

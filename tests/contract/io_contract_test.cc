@@ -172,7 +172,7 @@ TEST_P(IoContract, FilesOutliveTheirIo) {
 TEST_P(IoContract, BatchesReadManyPlacesAtOnce) {
   auto io = open();
   const auto content = random_bytes(200001, 7);
-  for (const OpenMode mode : {OpenMode::read, OpenMode::write_direct}) {
+  for (const OpenMode mode : {OpenMode::read, OpenMode::write_direct, OpenMode::read_direct}) {
     if (mode == OpenMode::read) {
       auto file = io->open("data", OpenMode::create).value();
       ASSERT_TRUE(file->submit_write(0, content));
@@ -300,7 +300,7 @@ TEST_P(IoContract, AllocateAddsZerosAndTruncateCuts) {
 
 TEST_P(IoContract, ModesSayWhatMustExist) {
   auto io = open();
-  for (const OpenMode mode : {OpenMode::read, OpenMode::write, OpenMode::write_direct}) {
+  for (const OpenMode mode : {OpenMode::read, OpenMode::write, OpenMode::write_direct, OpenMode::read_direct}) {
     const auto missing = io->open("data", mode);
     ASSERT_FALSE(missing);
     EXPECT_EQ(missing.error().code(), ErrorCode::not_found);

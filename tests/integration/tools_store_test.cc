@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The commands of `varve`, run as a user runs them, on a store that an engine made.
+#include <signal.h>
+
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <optional>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -283,6 +287,48 @@ TEST_F(ToolsStore, DamageIsNamedByVerifyAndNeverExported) {
   }
 }
 
+TEST_F(ToolsStore, ScrubReadsAtItsRateAndFindsWhatVerifyFinds) {
+  make_store(store_, true);
+  const auto began = std::chrono::steady_clock::now();
+  const auto report = varve_json({"scrub", store_, "--rate", "200KiB/s"});
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  EXPECT_EQ(report.at("status"), "good");
+  EXPECT_EQ(report.at("interrupted"), false);
+  EXPECT_EQ(report.at("good").size(), 4u);
+  // The last piece that is read is not waited for, and none is longer than a segment here.
+  EXPECT_GE(took.count(), report.at("bytes_read").get<double>() / (200 << 10) / 4);
+  EXPECT_LE(took.count(), 60);
+
+  const std::string segment = fs::directory_iterator(store_ + "/segments")->path().string();
+  std::fstream file(segment, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(8192);
+  const char byte = static_cast<char>(file.get());
+  file.seekp(8192);
+  file.put(static_cast<char>(byte ^ 0x20));
+  file.close();
+  const auto found = varve_json({"scrub", store_}, 1);
+  EXPECT_EQ(found.at("status"), "damage");
+  EXPECT_EQ(found.at("findings"), varve_json({"verify", "--deep", store_}, 1).at("findings"));
+
+  const Outcome zero = varve({"scrub", store_, "--rate", "0"});
+  EXPECT_EQ(zero.exit_code, 2);
+  EXPECT_THAT(zero.err, MatchesRegex(kErrorForm));
+  EXPECT_EQ(varve({"scrub", store_, "--rate", "fast"}).exit_code, 2);
+}
+
+TEST_F(ToolsStore, AnInterruptedScrubEndsWithWhatItFound) {
+  make_store(store_, false);
+  RunningProgram scrub({.words = {built_program("tools/varve"), "scrub", store_, "--rate", "1KiB", "--json"}});
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // a first piece was read; the next is minutes away
+  kill(scrub.pid(), SIGINT);
+  const Outcome outcome = scrub.wait();
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.out << outcome.err;
+  const auto report = json::parse(outcome.out, nullptr, false);
+  EXPECT_EQ(report.at("interrupted"), true);
+  EXPECT_EQ(report.at("status"), "interrupted");
+  EXPECT_EQ(report.at("findings"), json::array());
+}
+
 TEST_F(ToolsStore, InspectPrintsEveryFileOfAStore) {
   make_store(store_, false);
   std::size_t segments = 0;
@@ -328,6 +374,7 @@ TEST_F(ToolsStore, ReadingChangesNothing) {
                                                                  {"diff", store_, "main/1", "latest"},
                                                                  {"export", store_, "main/2", "grid"},
                                                                  {"verify", store_},
+                                                                 {"scrub", store_},
                                                                  {"inspect", segment},
                                                                  {"doctor", store_}})
     EXPECT_EQ(varve(words).exit_code, 0) << words[0];
@@ -356,6 +403,7 @@ TEST_F(ToolsStore, ADirectoryWithoutAStoreIsAnErrorAndStaysAsItIs) {
                                                                    {"show", place, "1"},
                                                                    {"diff", place, "1", "2"},
                                                                    {"verify", place},
+                                                                   {"scrub", place},
                                                                    {"export", place, "1", "grid"}}) {
       const Outcome outcome = varve(words);
       EXPECT_EQ(outcome.exit_code, 1) << words[0];
@@ -382,7 +430,7 @@ TEST_F(ToolsStore, WrongCommandLinesExitWith2AndSayWhatToDo) {
 }
 
 TEST_F(ToolsStore, EveryHelpHasExamplesAndExitCodes) {
-  for (const std::string command : {"", "list", "show", "diff", "verify", "export", "inspect", "doctor"}) {
+  for (const std::string command : {"", "list", "show", "diff", "verify", "scrub", "export", "inspect", "doctor"}) {
     std::vector<std::string> words = {"--help"};
     if (!command.empty()) words.insert(words.begin(), command);
     const Outcome outcome = varve(words);

@@ -19,6 +19,7 @@ Command add_list(CLI::App& parent);
 Command add_show(CLI::App& parent);
 Command add_diff(CLI::App& parent);
 Command add_verify(CLI::App& parent);
+Command add_scrub(CLI::App& parent);
 Command add_export(CLI::App& parent);
 Command add_inspect(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
