@@ -14,7 +14,6 @@ namespace varve::storage {
 namespace {
 
 constexpr std::size_t kMaxFindings = 10'000;
-constexpr int kMaxRuns = 3;
 
 VerifyFinding finding(std::string file, std::uint64_t offset, std::uint64_t bytes, std::string what) {
   VerifyFinding found;
@@ -47,14 +46,13 @@ Result<VerifyReport> VerifyRun::run() {
 Status VerifyRun::check_all() {
   VARVE_TRY(check_inventory());
   VARVE_TRY_ASSIGN(std::vector<SegmentName> names, list_segments(io_));
-  if (inventory_)
-    for (const auto& [name, line] : inventory_->segments)
-      if (!std::ranges::binary_search(names, name))
-        found(finding(to_string(name), 0, line.bytes, "the file is missing"));
   expect(names);
+  if (inventory_)
+    for (const auto& entry : inventory_->segments)
+      if (!std::ranges::binary_search(names, entry.first)) VARVE_TRY(check_segment(entry.first));  // is it missing?
   std::ranges::reverse(names);  // a writer's later segments first: their notes tell where an earlier one ends
   for (const SegmentName& name : names) VARVE_TRY(check_segment(name));
-  VARVE_TRY(check_images());
+  VARVE_TRY(judge_images());
   check_newest();
   return {};
 }
@@ -71,8 +69,8 @@ void VerifyRun::expect(const std::vector<SegmentName>& names) {
 Status VerifyRun::check_inventory() {
   auto inventory = read_inventory(io_, identity_.id);
   if (inventory) {
+    first_inventory_ = *inventory;
     inventory_ = std::move(*inventory);
-    generation_ = inventory_->generation;
     return {};
   }
   const Error& error = inventory.error();
@@ -82,10 +80,79 @@ Status VerifyRun::check_inventory() {
   return {};
 }
 
+Status VerifyRun::renew_inventory() {
+  if (!inventory_) return {};  // damaged, and reported
+  auto inventory = read_inventory(io_, identity_.id);
+  if (!inventory && !is_damage(inventory.error())) return inventory.error();
+  if (inventory && inventory->generation > inventory_->generation) inventory_ = std::move(*inventory);
+  return {};
+}
+
 Status VerifyRun::check_segment(const SegmentName& name) {
+  VerifyReport before = std::exchange(report_, {});
+  const Status checked = look_until_it_counts(name);
+  const VerifyReport here = std::exchange(report_, std::move(before));
+  for (const VerifyFinding& one : here.findings) found(one);
+  report_.findings_left_out += here.findings_left_out;
+  report_.unfinished.insert(report_.unfinished.end(), here.unfinished.begin(), here.unfinished.end());
+  report_.segments += here.segments;
+  report_.records += here.records;
+  report_.chunks += here.chunks;
+  report_.bytes_read += here.bytes_read;
+  return checked;
+}
+
+Status VerifyRun::look_until_it_counts(const SegmentName& name) {
+  constexpr int kMaxLooks = 8;  // a segment is made, sealed, recovered, listed and removed once each
+  std::vector<VerifyFinding> last;
+  for (int looks = 1;; ++looks) {
+    Look look;
+    look.listed = inventory_ && inventory_->segments.contains(name);
+    if (auto looked = look_at(name, look); !looked) {
+      if (!look.listed) report_.findings.clear();  // seen once
+      return looked;
+    }
+    const bool twice = looks > 1 && report_.findings == last;
+    if (report_.findings.empty() || (look.listed && look.there) || twice || looks == kMaxLooks) {
+      if (look.ordinal != 0) take_lists(look.segment, look.ordinal);
+      seen_[name] = look.listed;
+      return {};
+    }
+    good_.erase_segment(look.ordinal);
+    lost_.erase_segment(look.ordinal);
+    last = std::exchange(report_, {}).findings;
+    VARVE_TRY(renew_inventory());
+  }
+}
+
+Result<bool> VerifyRun::catch_up() {
+  VARVE_TRY(renew_inventory());
+  VARVE_TRY_ASSIGN(std::vector<SegmentName> names, list_segments(io_));
+  std::erase_if(names, [&](const SegmentName& name) {
+    const auto seen = seen_.find(name);
+    return seen != seen_.end() && seen->second;
+  });
+  if (names.empty()) return false;
+  std::ranges::reverse(names);
+  const VerifyReport counted = report_;
+  chunks_only_ = true;
+  for (const SegmentName& name : names) VARVE_TRY(check_segment(name));
+  report_.unfinished = counted.unfinished;
+  report_.segments = counted.segments;
+  report_.records = counted.records;
+  report_.chunks = counted.chunks;
+  return true;
+}
+
+Status VerifyRun::look_at(const SegmentName& name, Look& look) {
   const std::string file_name = to_string(name);
   auto opened = open_segment(io_, identity_.id, name, OpenMode::read);
-  if (!opened && opened.error().code() == ErrorCode::not_found) return {};  // removed since: it held nothing
+  if (!opened && opened.error().code() == ErrorCode::not_found) {
+    // Where it is not listed: removed since it was seen, and it held nothing.
+    if (look.listed) found(finding(file_name, 0, inventory_->segments.at(name).bytes, "the file is missing"));
+    return {};
+  }
+  look.there = true;
   if (!opened && !is_damage(opened.error())) return opened.error();
   ++report_.segments;
   if (!opened) {
@@ -95,7 +162,7 @@ Status VerifyRun::check_segment(const SegmentName& name) {
   SegmentFile& file = *opened;
   report_.bytes_read += file.bytes;
   for (const std::string& damage : file.damage) found(finding(file_name, 0, kSegmentHeaderBytes, damage));
-  LoadedSegment segment;
+  LoadedSegment& segment = look.segment;
   segment.name = name;
   segment.file_bytes = file.bytes;
   if (file.header) segment.header = *file.header;
@@ -110,10 +177,9 @@ Status VerifyRun::check_segment(const SegmentName& name) {
     segment.footer_checksum = footer->trailer.footer_checksum;
   }
   compare_with_inventory(segment);
-  const bool listed = inventory_ && inventory_->segments.contains(name);
-  if (!footer && listed && inventory_->segments.at(name).footer_checksum != 0)
+  if (!footer && look.listed && inventory_->segments.at(name).footer_checksum != 0)
     found(finding(file_name, file.bytes, 0, footer.error().what() + ": " + footer.error().cause()));
-  auto checked = check_content(segment, file, listed);
+  auto checked = check_content(look, file);
   if (!checked && is_damage(checked.error())) {
     found(finding(file_name, 0, file.bytes, checked.error().cause()));
     return {};
@@ -141,8 +207,9 @@ void VerifyRun::compare_with_inventory(const LoadedSegment& segment) {
     found(finding(file, segment.content.end, 0, "the file has another footer than the inventory says"));
 }
 
-/// `listed`: in the inventory. Decides up to where the segment counts, scans it, and takes what is good.
-Status VerifyRun::check_content(LoadedSegment& segment, SegmentFile& file, bool listed) {
+/// Decides up to where the segment counts, scans it, and takes what is good.
+Status VerifyRun::check_content(Look& look, SegmentFile& file) {
+  LoadedSegment& segment = look.segment;
   std::uint64_t end = segment.content.end;
   bool sealed = segment.state == SegmentState::sealed;
   if (sealed) {
@@ -157,14 +224,14 @@ Status VerifyRun::check_content(LoadedSegment& segment, SegmentFile& file, bool 
     sealed = true;
   } else {
     if (!file.header) {
-      if (!listed) report_.unfinished.push_back({to_string(segment.name), 0, file.bytes});
+      if (!look.listed) report_.unfinished.push_back({to_string(segment.name), 0, file.bytes});
       return {};  // nothing in it can be checked
     }
     end = file.bytes;
-    if (listed) end = std::min(end, inventory_->segments.at(segment.name).bytes);
+    if (look.listed) end = std::min(end, inventory_->segments.at(segment.name).bytes);
     segment.content.chain = segment.header.chain;
   }
-  return scan(segment, file, end, sealed || listed);
+  return scan(look, file, end, sealed || look.listed);
 }
 
 Status VerifyRun::check_seal_padding(const LoadedSegment& segment, SegmentFile& file) {
@@ -183,13 +250,14 @@ Status VerifyRun::check_seal_padding(const LoadedSegment& segment, SegmentFile& 
   return {};
 }
 
-Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t end, bool sealed) {
+Status VerifyRun::scan(Look& look, SegmentFile& file, std::uint64_t end, bool sealed) {
+  LoadedSegment& segment = look.segment;
   const std::string name = to_string(segment.name);
   const bool has_footer =
       !segment.content.frames.empty() || !segment.content.images.empty() || !segment.content.notes.empty();
   const std::uint64_t key = record_key(identity_.id, segment.header.incarnation);
   segments_.push_back({segment.name, key, std::min(end, file.bytes)});
-  const auto ordinal = static_cast<std::uint32_t>(segments_.size());
+  const auto ordinal = look.ordinal = static_cast<std::uint32_t>(segments_.size());
   const std::uint64_t scan_end = std::min(end, file.bytes);
   SegmentScanner scanner(*file.file, key, kSegmentHeaderBytes, std::max<std::uint64_t>(scan_end, kSegmentHeaderBytes),
                          {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr});
@@ -235,7 +303,6 @@ Status VerifyRun::scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t 
     report_.unfinished.push_back({name, accepted_end, file.bytes - std::min(file.bytes, accepted_end)});
   }
   take_lost(segment, ordinal);
-  take_lists(segment, ordinal);
   return {};
 }
 
@@ -266,6 +333,7 @@ void VerifyRun::take_lost(const LoadedSegment& segment, std::uint32_t ordinal) {
 }
 
 void VerifyRun::take_lists(const LoadedSegment& segment, std::uint32_t ordinal) {
+  if (chunks_only_) return;
   const std::string file = to_string(segment.name);
   for (const FooterImage& image : segment.content.images) catalogue_.add_image(segment.content.chain, image, ordinal);
   for (const FooterNote& content : segment.content.notes) {
@@ -297,14 +365,7 @@ Result<VerifyReport> verify_store(Io& io, const VerifyOptions& options) {
     report.findings.push_back(finding(std::string(kStoreFile), 0, 0, identity.error().cause()));
     return report;
   }
-  for (int tries = 1;; ++tries) {
-    VerifyRun run(io, options, *identity);
-    VARVE_TRY_ASSIGN(VerifyReport report, run.run());
-    if (report.status != VerifyStatus::damage || report.interrupted || tries == kMaxRuns) return report;
-    // Writers may have sealed segments while this one was reading: what looks missing may just be younger.
-    auto inventory = read_inventory(io, identity->id);
-    if (!inventory || inventory->generation == run.generation()) return report;
-  }
+  return VerifyRun(io, options, *identity).run();
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ struct VerifyFinding {
   std::string region;  ///< of that image
   ByteRange range;     ///< of that region
   std::string what;
+  friend bool operator==(const VerifyFinding&, const VerifyFinding&) = default;
 };
 
 struct UnfinishedTail {

@@ -39,6 +39,17 @@ std::vector<ChunkRange> not_covered(const std::vector<ChunkRange>& ranges, const
 
 }  // namespace
 
+Status VerifyRun::judge_images() {
+  VerifyReport before = report_;
+  VARVE_TRY(check_images());
+  if (report_.damaged.empty()) return {};
+  VerifyReport first = std::exchange(report_, std::move(before));
+  VARVE_TRY_ASSIGN(const bool more, catch_up());
+  if (more) return check_images();
+  report_ = std::move(first);
+  return {};
+}
+
 Status VerifyRun::check_images() {
   std::map<std::string, std::map<std::uint64_t, ImageState>> states;
   std::map<std::string, std::map<std::uint64_t, std::pair<Catalogue::Image, ImageSummary>>> all;
@@ -180,8 +191,8 @@ void VerifyRun::report_lost(const Manifest& manifest, const RegionRecord& region
 }
 
 void VerifyRun::check_newest() {
-  if (!inventory_) return;
-  for (const auto& [chain, line] : inventory_->chains) {
+  if (!first_inventory_) return;
+  for (const auto& [chain, line] : first_inventory_->chains) {
     const std::uint64_t newest = line.newest_number;
     if (newest == 0 || catalogue_.newest_number(chain) >= newest || catalogue_.retired(chain, newest)) continue;
     VerifyFinding one;

@@ -3,6 +3,16 @@
 // One run of verify(): first all segments, byte by byte, into an index of the chunks that are good; then all images
 // against it. Only of damaged images more is kept than a line.
 //
+// Writers go on meanwhile, are killed and recovered. What that may change while it is read, and what is done about it:
+//
+//   a segment that is not in the inventory as it was before the segment was opened may grow, be truncated and sealed,
+//   be sealed again by a recovery, be removed. Findings in such a segment count once they were seen twice in a row, the
+//   inventory read anew in between; in a listed one, which never changes, they count at once.
+//
+//   images that were read may name chunks that were sealed, in other segments, after those had been read. Where an
+//   image lacks chunks, all segments that may have changed, and new ones, are read once more, for their chunks only;
+//   everything that the images name was stored by then.
+//
 // Threads: one.
 #pragma once
 
@@ -26,8 +36,6 @@ class VerifyRun {
 
   /// What there is to report, also when the pace was stopped.
   Result<VerifyReport> run();
-  /// Of the inventory that was read; 0: none.
-  std::uint64_t generation() const { return generation_; }
 
  private:
   struct SegmentLine {
@@ -46,21 +54,35 @@ class VerifyRun {
     std::map<std::string, RegionState> regions;
   };
 
+  /// A segment as one look at it found it. What is wrong is in report_.
+  struct Look {
+    LoadedSegment segment;
+    std::uint32_t ordinal = 0;  // 0: nothing of it could be scanned
+    bool listed = false;        // in the inventory before it was opened
+    bool there = false;
+  };
+
   Status check_all();
   void expect(const std::vector<SegmentName>& names);
 
   // Segments (verify.cc).
   Status check_inventory();
+  Status renew_inventory();
   Status check_segment(const SegmentName& name);
-  Status check_content(LoadedSegment& segment, SegmentFile& file, bool closed);
+  Status look_until_it_counts(const SegmentName& name);
+  Status look_at(const SegmentName& name, Look& look);
+  Status check_content(Look& look, SegmentFile& file);
   Status check_seal_padding(const LoadedSegment& segment, SegmentFile& file);
-  Status scan(LoadedSegment& segment, SegmentFile& file, std::uint64_t end, bool sealed);
+  Status scan(Look& look, SegmentFile& file, std::uint64_t end, bool sealed);
   void take_frames(const ScannedCommit& commit, const Footer* footer, std::uint32_t ordinal);
   void take_lost(const LoadedSegment& segment, std::uint32_t ordinal);
   void take_lists(const LoadedSegment& segment, std::uint32_t ordinal);
   void compare_with_inventory(const LoadedSegment& segment);
+  /// Reads for their chunks what is new and what may have changed; false when there is nothing of that kind.
+  Result<bool> catch_up();
 
   // Images (verify_images.cc).
+  Status judge_images();
   Status check_images();
   Result<ImageState> check_image(const std::string& chain, const Catalogue::Image& image,
                                  const std::map<std::uint64_t, ImageState>& others, bool& good);
@@ -75,8 +97,10 @@ class VerifyRun {
   const VerifyOptions& options_;
   const StoreIdentity& identity_;
   VerifyReport report_;
-  std::optional<Inventory> inventory_;
-  std::uint64_t generation_ = 0;
+  std::optional<Inventory> first_inventory_;  // from before anything was read: all that it names has to be there
+  std::optional<Inventory> inventory_;        // the newest that was read
+  std::map<SegmentName, bool> seen_;          // segments that were read; whether they can't change any more
+  bool chunks_only_ = false;
   std::map<SegmentName, SealedElsewhere> seals_;
   std::vector<SegmentLine> segments_;  // by ordinal, from 1
   ChunkIndex good_;
