@@ -2,12 +2,12 @@
 #include "engine/fallback.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <limits>
 
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "storage/format.h"
 
 namespace varve {
 namespace {
@@ -16,7 +16,7 @@ constexpr auto kNoLimit = std::numeric_limits<std::uint64_t>::max();
 
 }  // namespace
 
-bool is_lost(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
+bool is_lost(const Error& error) { return storage::is_damage(error); }
 
 void Fallback::note(std::string image, const Error& why) {
   log::write(log::Level::warning, "engine",

@@ -61,6 +61,29 @@ struct ChunkReader::Window {
   std::span<std::byte> buffer;
   std::size_t got = 0;
   bool read = false;
+  std::vector<std::pair<std::uint64_t, Error>> bad;  // blocks that the medium can't give, ascending
+
+  /// Why a frame at this offset may be wrong.
+  const Error* failure_at(std::uint64_t offset) const {
+    for (const auto& [block, error] : bad)
+      if (block + kIoAlignment > offset && block < offset + kMaxFrameRecord) return &error;
+    return nullptr;
+  }
+  /// Block by block, when it failed as a whole: what lies beside a bad block is good.
+  void read_around(File& file) {
+    got = 0;
+    bad.clear();
+    for (std::size_t at = 0; at < buffer.size(); at += kIoAlignment) {
+      const auto block = buffer.subspan(at, std::min(kIoAlignment, buffer.size() - at));
+      const auto bytes = file.read(begin + at, block);
+      if (!bytes) {
+        std::ranges::fill(block, std::byte{0});
+        bad.emplace_back(begin + at, bytes.error());
+      }
+      got = at + (bytes ? *bytes : block.size());
+      if (bytes && *bytes < block.size()) return;
+    }
+  }
 };
 
 struct ChunkReader::Batch {
@@ -122,6 +145,12 @@ Status ChunkReader::run() {
 }
 
 Error ChunkReader::not_stored(const ChunkRequest& request) const {
+  // What can't be read is not known to be damaged: a later try may succeed.
+  if (const auto failure = store_.read_failure())
+    return fail(failure->code(),
+                {fmt::format("reading chunk {} of store {} failed", to_string(request.name), store_.io().directory()),
+                 fmt::format("{}: {}", failure->what(), failure->cause()), failure->remedy()},
+                failure->os_errno());
   return fail(ErrorCode::corruption,
               {fmt::format("reading chunk {} of store {} failed", to_string(request.name), store_.io().directory()),
                "no readable segment holds it",
@@ -242,7 +271,12 @@ void ChunkReader::read_windows(Batch& batch) {
     for (std::size_t i = 0; i < windows.size(); ++i) {
       windows[i].read = read.has_value();
       windows[i].got = reads[i].read_bytes;
-      if (!read) failed(windows[i].items, read.error());
+      if (!read && file && medium_failed(read.error())) {
+        windows[i].read_around(**file);
+        windows[i].read = true;
+      } else if (!read) {
+        failed(windows[i].items, read.error());
+      }
     }
   }
 }
@@ -284,10 +318,11 @@ void ChunkReader::decode(const Window& window, FrameScratch& scratch) {
     const std::size_t from = std::min(static_cast<std::size_t>(offset - window.begin), window.got);
     auto unpacked = unpack_frame_record(std::span<const std::byte>(window.buffer).subspan(from, window.got - from),
                                         window.segment.key, at, store_.chunk_bytes(), scratch);
+    const Error* const unread = window.failure_at(offset);
     if (unpacked)
       deliver_frame(of_frame, *unpacked, at);
     else
-      failed(of_frame, unpacked.error());
+      failed(of_frame, unread != nullptr ? *unread : unpacked.error());
   }
 }
 

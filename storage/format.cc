@@ -22,7 +22,19 @@ Error damaged(std::string_view object, const StoredAt& at, std::string cause) {
                "run `varve verify` on the store to see which images are still good, and restore one of those"});
 }
 
-bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || error.os_errno() == EIO; }
+bool medium_failed(const Error& error) {
+  switch (error.os_errno()) {
+    case EIO:
+    case EBADMSG:              // ext4, xfs: a checksum of theirs is wrong
+    case EUCLEAN:              // the same, of what describes the file
+    case ENODATA:              // the block layer: a medium error
+    case EREMOTEIO:            // the block layer: the device's own error
+    case EILSEQ: return true;  // the block layer: protection information is wrong
+    default: return false;
+  }
+}
+
+bool is_damage(const Error& error) { return error.code() == ErrorCode::corruption || medium_failed(error); }
 
 Error unknown_to_us(std::string_view object, const StoredAt& at, std::string cause) {
   return fail(ErrorCode::unsupported, {fmt::format("{} in {} can't be read", object, to_string(at)), std::move(cause),

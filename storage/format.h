@@ -56,8 +56,10 @@ Error damaged(std::string_view object, const StoredAt& at, std::string cause);
 /// An `unsupported` error: this version does not know what a newer one may have written.
 Error unknown_to_us(std::string_view object, const StoredAt& at, std::string cause);
 
-/// Whether an error says that stored bytes are wrong, or that the medium can't give them (EIO): it touches what lies
-/// there alone. Other errors are the caller's.
+/// Whether an error says that the medium can't give the bytes: EIO, and what file systems say of their own checksums.
+bool medium_failed(const Error& error);
+/// Whether an error says that stored bytes are wrong, or that the medium can't give them: it touches what lies there
+/// alone. Other errors are the caller's.
 bool is_damage(const Error& error);
 
 }  // namespace varve::storage

@@ -59,6 +59,7 @@ Status load_unsealed(Io& io, const StoreIdentity& identity, const Inventory* inv
   }
   if (!file.header) {  // nothing in it can be checked
     segment.unreadable = true;
+    segment.read_errno = file.read_errno;
     return {};
   }
   segment.header = *file.header;
@@ -106,11 +107,13 @@ Result<SegmentFile> open_segment(Io& io, const StoreId& store, const SegmentName
   VARVE_TRY_ASSIGN(segment.file, io.open(file, mode));
   VARVE_TRY_ASSIGN(segment.bytes, segment.file->size_bytes());
   AlignedBuffer block(kSegmentHeaderBytes);
-  VARVE_TRY_ASSIGN(const std::size_t got, segment.file->read(0, block.span()));
-  auto header = decode_segment_header(block.span().first(got), file);
+  const auto got = segment.file->read(0, block.span());
+  if (!got && !medium_failed(got.error())) return got.error();
+  auto header = got ? decode_segment_header(block.span().first(*got), file) : Result<SegmentHeader>(got.error());
   if (!header && !is_damage(header.error())) return header.error();
   if (!header) {
     segment.damage.push_back(sentence(header.error()));
+    segment.read_errno = header.error().os_errno();
   } else if (header->store != store) {
     segment.damage.push_back(fmt::format("{} belongs to store {}", file, to_hex(header->store)));
   } else if (header->name != name) {
@@ -230,6 +233,7 @@ Result<std::optional<LoadedSegment>> load_segment(Io& io, const StoreIdentity& i
     if (!is_damage(opened.error())) return opened.error();
     segment.damage.push_back(sentence(opened.error()));
     segment.unreadable = segment.unopened = true;
+    segment.read_errno = opened.error().os_errno();
     return std::optional<LoadedSegment>(std::move(segment));
   }
   segment.file_bytes = opened->bytes;
@@ -244,6 +248,7 @@ Result<std::optional<LoadedSegment>> load_segment(Io& io, const StoreIdentity& i
     if (!is_damage(rest.error())) return rest.error();
     segment.damage.push_back(sentence(rest.error()));
     segment.unreadable = true;
+    segment.read_errno = rest.error().os_errno();
   }
   if (inventory != nullptr) compare(segment, *inventory);
   return std::optional<LoadedSegment>(std::move(segment));

@@ -33,6 +33,7 @@ struct LoadedSegment {
   std::uint64_t footer_checksum = 0;
   bool unreadable = false;  ///< nobody can say which images it holds
   bool unopened = false;    ///< not even how long it is
+  int read_errno = 0;       ///< why it is unreadable, where the medium failed; else its content is wrong
   bool unscanned = false;   ///< it may not be flushed here, so that nothing of it is listed
   std::vector<std::string> damage;
 };
@@ -42,6 +43,7 @@ struct SegmentFile {
   std::unique_ptr<File> file;
   std::uint64_t bytes = 0;
   std::optional<SegmentHeader> header;  ///< empty: damaged, and `damage` says how
+  int read_errno = 0;                   ///< it could not be read
   std::vector<std::string> damage;
 };
 

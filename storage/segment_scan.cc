@@ -18,6 +18,8 @@ std::span<const std::byte, kRecordHeaderBytes> header_block(std::span<const std:
   return std::span<const std::byte, kRecordHeaderBytes>(bytes.data(), kRecordHeaderBytes);
 }
 
+std::string unreadable(const Error& error) { return "it can't be read: " + error.cause(); }
+
 }  // namespace
 
 WindowReader::WindowReader(File& file, std::uint64_t file_bytes) : file_(file), file_bytes_(file_bytes) {}
@@ -27,6 +29,11 @@ Status WindowReader::load(std::uint64_t offset, std::uint64_t bytes) {
   const std::uint64_t wanted = std::max(kWindowBytes, round_up(offset + bytes - begin_, kIoAlignment));
   window_.resize(static_cast<std::size_t>(std::min(wanted, file_bytes_ - begin_)));
   auto got = file_.read(begin_, window_);
+  const std::uint64_t needed = std::min(round_up(offset + bytes - begin_, kIoAlignment), file_bytes_ - begin_);
+  if (!got && medium_failed(got.error()) && needed < window_.size()) {
+    window_.resize(static_cast<std::size_t>(needed));  // the bad place may lie behind what is asked for
+    got = file_.read(begin_, window_);
+  }
   if (!got) {
     window_.clear();
     return got.error();
@@ -56,7 +63,17 @@ SegmentScanner::SegmentScanner(File& file, std::uint64_t key, std::uint64_t begi
 Result<std::optional<ScannedCommit>> SegmentScanner::next() {
   while (position_ < end_) {
     const std::uint64_t block_bytes = std::min<std::uint64_t>(kBlockBytes, end_ - position_);
-    VARVE_TRY_ASSIGN(const std::span<const std::byte> block, reader_.at(position_, block_bytes));
+    auto read = reader_.at(position_, block_bytes);
+    if (!read && !passes(read.error())) return read.error();
+    if (!read) {
+      ScannedCommit commit;
+      commit.gap_begin = commit.begin = position_;
+      position_ = gap_begin_ = commit.end = position_ + block_bytes;
+      gap_is_zero_ = true;
+      commit.problems.push_back({commit.begin, block_bytes, unreadable(read.error()), true});
+      return std::optional<ScannedCommit>(std::move(commit));
+    }
+    const std::span<const std::byte> block = *read;
     if (block_bytes >= kRecordHeaderBytes && looks_like_record(header_block(block), key_, position_)) {
       auto header =
           decode_record_header(header_block(block), key_, at(position_), end_ - position_ - kRecordHeaderBytes);
@@ -107,7 +124,13 @@ Result<bool> SegmentScanner::read_record(std::uint64_t offset, ScannedCommit& co
     problem(end_ - std::min(offset, end_), "the file ends within a commit");
     return false;
   }
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> block, reader_.at(offset, kRecordHeaderBytes));
+  auto read = reader_.at(offset, kRecordHeaderBytes);
+  if (!read && !passes(read.error())) return read.error();
+  if (!read) {
+    commit.problems.push_back({offset, kRecordHeaderBytes, unreadable(read.error()), true});
+    return false;
+  }
+  const std::span<const std::byte> block = *read;
   auto decoded = decode_record_header(header_block(block), key_, at(offset), end_ - offset - kRecordHeaderBytes);
   if (!decoded) {
     problem(kRecordHeaderBytes, decoded.error().cause());
@@ -119,19 +142,22 @@ Result<bool> SegmentScanner::read_record(std::uint64_t offset, ScannedCommit& co
     problem(kRecordHeaderBytes, "the commit is not closed: a record of another one follows");
     return false;
   }
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> payload,
-                   reader_.at(offset + kRecordHeaderBytes, header.payload_bytes));
-  const bool intact = payload_matches(header, payload, key_);
-  if (!intact) problem(kRecordHeaderBytes + header.payload_bytes, "the checksum of the record's payload is wrong");
+  const auto payload = reader_.at(offset + kRecordHeaderBytes, header.payload_bytes);
+  if (!payload && !passes(payload.error())) return payload.error();
+  if (!payload)
+    commit.problems.push_back({offset, kRecordHeaderBytes + header.payload_bytes, unreadable(payload.error()), true});
+  const bool intact = payload && payload_matches(header, *payload, key_);
+  if (payload && !intact)
+    problem(kRecordHeaderBytes + header.payload_bytes, "the checksum of the record's payload is wrong");
   const std::uint64_t payload_end = offset + kRecordHeaderBytes + header.payload_bytes;
   closed_ = closes(header.type);
   if (header.type == RecordType::frame) {
     if (intact)
-      check_frame(header, payload, commit);
+      check_frame(header, *payload, commit);
     else
       commit.frames.push_back({{offset, static_cast<std::uint32_t>(record_bytes(header)), 0}, false});
   } else if (intact) {
-    check_closing(header, payload, commit);
+    check_closing(header, *payload, commit);
   }
   ++commit.records;
   combined_ = combine_checksums(combined_, header.header_checksum, key_);
@@ -201,8 +227,12 @@ void SegmentScanner::check_closing(const RecordHeader& header, std::span<const s
 
 Status SegmentScanner::check_padding(std::uint64_t from, std::uint64_t until, ScannedCommit& commit) {
   if (from >= until) return {};
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> padding, reader_.at(from, until - from));
-  if (!is_zero(padding)) commit.problems.push_back({from, until - from, "the padding behind a record is not zero"});
+  const auto padding = reader_.at(from, until - from);
+  if (!padding && !passes(padding.error())) return padding.error();
+  if (!padding)
+    commit.problems.push_back({from, until - from, unreadable(padding.error()), true});
+  else if (!is_zero(*padding))
+    commit.problems.push_back({from, until - from, "the padding behind a record is not zero"});
   return {};
 }
 

@@ -41,6 +41,7 @@ struct ScanProblem {
   std::uint64_t offset = 0;
   std::uint64_t bytes = 0;
   std::string what;
+  bool unreadable = false;  ///< the medium failed: nobody knows what stands there
 };
 
 struct ScannedFrame {
@@ -67,6 +68,9 @@ struct ScannedCommit {
 struct ScanOptions {
   std::uint32_t chunk_bytes = kMinChunkBytes;
   const HashSecret* secret = nullptr;  ///< set: every chunk is unpacked and compared with its name
+  /// What the medium can't give becomes a problem of its commit, and the scan goes on behind it; else it is an error,
+  /// since what can't be read may not be taken for a torn end.
+  bool pass_unreadable = false;
 };
 
 class SegmentScanner {
@@ -90,6 +94,7 @@ class SegmentScanner {
   void check_frame(const RecordHeader& header, std::span<const std::byte> payload, ScannedCommit& commit);
   void check_closing(const RecordHeader& header, std::span<const std::byte> payload, ScannedCommit& commit);
   Status check_padding(std::uint64_t from, std::uint64_t until, ScannedCommit& commit);
+  bool passes(const Error& error) const { return options_.pass_unreadable && medium_failed(error); }
   StoredAt at(std::uint64_t offset) const { return {name_, offset}; }
 
   WindowReader reader_;

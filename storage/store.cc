@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/fault_point.h"
 #include "base/log.h"
+#include "base/os_error.h"
 #include "base/try.h"
 #include "storage/chain_lock.h"
 #include "storage/chain_writer.h"
@@ -144,10 +145,14 @@ std::vector<ImageSummary> StoreImplementation::images() {
 }
 
 Result<ImageSummary> StoreImplementation::newest_image(std::string_view chain) {
-  const auto hidden = [&](std::string cause) {
-    return fail(ErrorCode::corruption,
+  const auto hidden = [&](std::string cause, int read_errno) {
+    return fail(read_errno == 0 ? ErrorCode::corruption : ErrorCode::io,
                 {fmt::format("looking for the newest image of chain '{}' of store {} failed", chain, io_->directory()),
-                 std::move(cause), "run `varve verify`, and restore an older image by its number"});
+                 std::move(cause),
+                 read_errno == 0 ? "run `varve verify`, and restore an older image by its number"
+                                 : "check the device (dmesg); `varve verify` lists the images that can still be read: "
+                                   "restore one of them by its number"},
+                read_errno);
   };
   std::uint64_t newest = 0;
   {
@@ -156,10 +161,12 @@ Result<ImageSummary> StoreImplementation::newest_image(std::string_view chain) {
     const auto line = inventory_.chains.find(std::string(chain));
     if (line != inventory_.chains.end() && line->second.newest_number > newest &&
         !catalogue_.retired(chain, line->second.newest_number))
-      return hidden(fmt::format("image {} was recorded and can't be found", line->second.newest_number));
+      return hidden(fmt::format("image {} was recorded and can't be found", line->second.newest_number), 0);
     for (const Segment& known : segments_)
       if (known.unreadable && may_hide(known, chain))  // not what a living writer has open and we may not flush
-        return hidden(fmt::format("{} can't be read, and may hold a newer one", to_string(known.name)));
+        return hidden(fmt::format("{} can't be read{}, and may hold a newer one", to_string(known.name),
+                                  known.read_errno == 0 ? "" : ": " + describe_errno(known.read_errno)),
+                      known.read_errno);
   }
   std::vector<ImageSummary> all = images();
   for (ImageSummary& line : all)
@@ -167,6 +174,15 @@ Result<ImageSummary> StoreImplementation::newest_image(std::string_view chain) {
   return fail(ErrorCode::not_found,
               {fmt::format("looking for the newest image of chain '{}' of store {} failed", chain, io_->directory()),
                "the chain has no image", "check the chain's name, or make a checkpoint first"});
+}
+
+std::optional<Error> StoreImplementation::read_failure() {
+  const MutexLock lock(mutex_);
+  for (const Segment& known : segments_)
+    if (known.unreadable && !known.gone && known.read_errno != 0)
+      return os_error(fmt::format("read of {}/{} failed", io_->directory(), to_string(known.name)), known.read_errno,
+                      "check the device (dmesg); `varve verify` lists the images that can still be read");
+  return std::nullopt;
 }
 
 std::vector<std::string> StoreImplementation::damage() {

@@ -39,6 +39,7 @@ struct Segment {
   bool gone = false;  ///< collected
   bool unreadable = false;
   bool unopened = false;
+  int read_errno = 0;      ///< LoadedSegment::read_errno
   bool unscanned = false;  ///< somebody else's open one, which may not be flushed here: nothing of it is listed
   bool unindexed = false;  ///< the index had no room for another place of a chunk in it
   bool leaving = false;    ///< being collected: no new image may name what is in it
@@ -109,6 +110,8 @@ class StoreImplementation final : public Store {
   Status refresh_held();
   /// refresh(), when garbage collection has been at work since the last time. REQUIRES: the store's byte is held.
   Status refresh_if_collected();
+  /// Why what is not found may be there all the same: a segment that can't be read because the medium failed.
+  std::optional<Error> read_failure();
   /// A place of this chunk that is not among `tried`.
   std::optional<ChunkPlace> find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried);
   /// A place that an image in segment `own` may name: durable, or in `own`.

@@ -15,7 +15,7 @@
 namespace varve::storage {
 namespace {
 
-/// Whether a store goes on without its inventory after this error.
+/// Whether a new inventory may be written over one that gave this error. Not over one that may be readable later.
 bool only_damaged(const Error& error) {
   return error.code() == ErrorCode::corruption || error.code() == ErrorCode::not_found;
 }
@@ -51,7 +51,8 @@ Status StoreImplementation::refresh_if_collected() {
 Status StoreImplementation::refresh_locked() {
   // The inventory before the list of files: what it names was there then.
   auto inventory = read_inventory(*io_, identity_.id);
-  if (!inventory && !only_damaged(inventory.error())) return inventory.error();
+  // The segments themselves tell what it says, but for what is missing.
+  if (!inventory && !only_damaged(inventory.error()) && !medium_failed(inventory.error())) return inventory.error();
   VARVE_TRY_ASSIGN(const std::vector<SegmentName> names, list_segments(*io_));
   std::vector<SegmentName> load;
   std::vector<std::uint32_t> drops;
@@ -129,6 +130,7 @@ void StoreImplementation::take(LoadedSegment&& loaded) {
   known.state = loaded.state;
   known.unreadable = loaded.unreadable;
   known.unopened = loaded.unopened;
+  known.read_errno = loaded.read_errno;
   known.end = loaded.content.end;
   known.durable_end = loaded.state == SegmentState::open ? 0 : loaded.content.end;
   known.file_bytes = loaded.file_bytes;

@@ -260,7 +260,7 @@ Status VerifyRun::scan(Look& look, SegmentFile& file, std::uint64_t end, bool se
   const auto ordinal = look.ordinal = static_cast<std::uint32_t>(segments_.size());
   const std::uint64_t scan_end = std::min(end, file.bytes);
   SegmentScanner scanner(*file.file, key, kSegmentHeaderBytes, std::max<std::uint64_t>(scan_end, kSegmentHeaderBytes),
-                         {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr});
+                         {identity_.chunk_bytes, options_.deep ? &identity_.secret : nullptr, true});
   std::vector<VerifyFinding> open_findings;  // damage only if an accepted commit follows
   const auto wrong = [&](VerifyFinding one) {
     if (sealed)
@@ -276,8 +276,13 @@ Status VerifyRun::scan(Look& look, SegmentFile& file, std::uint64_t end, bool se
     report_.records += commit->records;
     if (commit->gap_begin != commit->begin)
       wrong(finding(name, commit->gap_begin, commit->begin - commit->gap_begin, "there are no valid records"));
-    for (const ScanProblem& problem : commit->problems)
-      wrong(finding(name, problem.offset, problem.bytes, problem.what));
+    for (const ScanProblem& problem : commit->problems) {
+      VerifyFinding one = finding(name, problem.offset, problem.bytes, problem.what);
+      if (!problem.unreadable)
+        wrong(std::move(one));
+      else if (std::ranges::find(report_.findings, one) == report_.findings.end())
+        found(std::move(one));  // nobody may take it for a torn end
+    }
     if (!commit->accepted()) {
       if (has_footer) take_frames(*commit, &segment.content, ordinal);
       continue;

@@ -10,79 +10,19 @@
 
 #include "storage/inventory.h"
 #include "storage/verify.h"
+#include "tests/support/hooked_io.h"
 #include "tests/unit/storage/store_fixture.h"
 
 namespace varve::storage {
 namespace {
 
 using test::checkpoint;
+using test::HookedCall;
+using test::HookedIo;
 using test::kPage;
 using test::random_bytes;
 using test::ShadowMemory;
 using test::SimulatedDisk;
-
-using Hook = std::function<void()>;
-
-class HookedFile final : public File {
- public:
-  HookedFile(std::unique_ptr<File> inner, const Hook& hook) : inner_(std::move(inner)), hook_(hook) {}
-  const std::string& name() const override { return inner_->name(); }
-  Result<std::uint64_t> size_bytes() override {
-    hook_();
-    return inner_->size_bytes();
-  }
-  bool direct() const override { return false; }
-  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
-    hook_();
-    return inner_->read(offset, into);
-  }
-  Status read_batch(std::span<ReadRequest> requests) override { return inner_->read_batch(requests); }
-  Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
-    return inner_->submit_write(offset, bytes);
-  }
-  std::uint64_t completed_writes() override { return inner_->completed_writes(); }
-  Status wait_writes(std::uint64_t count) override { return inner_->wait_writes(count); }
-  Status drain() override { return inner_->drain(); }
-  Status sync() override { return inner_->sync(); }
-  Status allocate(std::uint64_t offset, std::uint64_t bytes) override { return inner_->allocate(offset, bytes); }
-  Status truncate(std::uint64_t bytes) override { return inner_->truncate(bytes); }
-
- private:
-  std::unique_ptr<File> inner_;
-  const Hook& hook_;
-};
-
-/// Calls the hook before each operation of a reader.
-class HookedIo final : public Io {
- public:
-  HookedIo(std::unique_ptr<Io> inner, Hook hook) : inner_(std::move(inner)), hook_(std::move(hook)) {}
-  IoKind kind() const override { return inner_->kind(); }
-  const std::string& why() const override { return inner_->why(); }
-  const std::string& directory() const override { return inner_->directory(); }
-  Result<FileSystemTraits> file_system() override { return inner_->file_system(); }
-  Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override {
-    hook_();
-    auto file = inner_->open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<File>(std::make_unique<HookedFile>(std::move(*file), hook_));
-  }
-  Result<std::vector<std::string>> list(std::string_view folder) override {
-    hook_();
-    return inner_->list(folder);
-  }
-  Status make_directory(std::string_view name) override { return inner_->make_directory(name); }
-  Status rename(std::string_view from, std::string_view to) override { return inner_->rename(from, to); }
-  Status remove(std::string_view name) override { return inner_->remove(name); }
-  Status sync_directory(std::string_view folder) override { return inner_->sync_directory(folder); }
-  Result<std::unique_ptr<Lock>> lock(std::uint64_t byte, bool exclusive) override {
-    return inner_->lock(byte, exclusive);
-  }
-  void fill_random(std::span<std::byte> into) override { inner_->fill_random(into); }
-
- private:
-  std::unique_ptr<Io> inner_;
-  const Hook hook_;
-};
 
 /// A process that writes one chain. Destroying it without close() is its death.
 struct Process {
@@ -148,8 +88,8 @@ bool verify_with(const std::vector<Step>& steps, std::size_t first, std::size_t 
   std::size_t operation = 0;
   std::size_t next = 0;
   bool within = false;
-  HookedIo io(scene.disk.open(), [&] {
-    if (within) return;
+  HookedIo io(scene.disk.open(), [&](const HookedCall&) -> Status {
+    if (within) return {};
     within = true;
     for (; next < kRounds * steps.size() && operation >= first + next * stride; ++next) {
       scene.round = next / steps.size();
@@ -157,6 +97,7 @@ bool verify_with(const std::vector<Step>& steps, std::size_t first, std::size_t 
     }
     within = false;
     ++operation;
+    return {};
   });
   const auto report = verify(io, {.deep = deep});
   EXPECT_TRUE(report.has_value()) << report.error().message();
@@ -224,12 +165,13 @@ TEST(VerifyRace, WhatIsDamagedInEarnestIsFoundBesideWriters) {
         scene.disk.flip_bit(file, 2 * kPage, 1);
     std::size_t operation = 0;
     bool within = false;
-    HookedIo io(scene.disk.open(), [&] {
-      if (within || operation++ < first) return;
+    HookedIo io(scene.disk.open(), [&](const HookedCall&) -> Status {
+      if (within || operation++ < first) return {};
       within = true;
       if (operation == first + 1) scene.at("b").write(500, 2);
       if (operation == first + 3) scene.at("b").seal();
       within = false;
+      return {};
     });
     const auto report = verify(io, {});
     ASSERT_OK(report);
