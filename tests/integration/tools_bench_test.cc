@@ -100,6 +100,28 @@ TEST_F(ToolsBench, RestoreComparesWhatCameBack) {
   EXPECT_EQ(row.at("deltas"), 3);
 }
 
+TEST_F(ToolsBench, RetentionStandsBesideAFreshStoreOfTheSameImages) {
+  const auto result = bench_json(
+      {"retention", "--size", "1MiB", "--dirty", "5%", "--checkpoints", "120", "--retain", "4", "--repetitions", "2"});
+  ASSERT_EQ(result.at("rows").size(), 2u);
+  for (const auto& row : result.at("rows")) {
+    EXPECT_EQ(row.at("failures"), 0) << row.at("last_failure");
+    EXPECT_EQ(row.at("images_dropped"), 116);
+    EXPECT_GT(row.at("needed_bytes"), 1 << 20);
+    EXPECT_GE(row.at("disk_over_needed"), 0.5);
+    EXPECT_LT(row.at("disk_over_needed"), 2) << "garbage stayed";
+    EXPECT_GE(row.at("written_bytes"), 119 * 13 * 4096 + (1 << 20));
+    EXPECT_GE(row.at("peak_segment_bytes"), 1 << 20);
+    EXPECT_GT(row.at("bytes_freed"), 0);
+    EXPECT_TRUE(row.at("rewritten_per_freed").is_number());
+    EXPECT_EQ(row.at("stall_ns").at("count"), 120);
+    EXPECT_EQ(row.at("restore_ns").at("count"), 2);
+    EXPECT_EQ(row.at("restore_full_ns").at("count"), 2);
+    EXPECT_GT(row.at("restore_over_full"), 0);
+  }
+  EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
+}
+
 TEST_F(ToolsBench, WhatIsNotItsOwnIsNeverTouched) {
   fs::create_directory(store_);
   std::ofstream(store_ + "/thesis.txt") << "years of work";

@@ -20,5 +20,6 @@ BenchCommand add_matrix(CLI::App& parent);
 BenchCommand add_phases(CLI::App& parent);
 BenchCommand add_throughput(CLI::App& parent);
 BenchCommand add_restore(CLI::App& parent);
+BenchCommand add_retention(CLI::App& parent);
 
 }  // namespace varve::tools

@@ -5,6 +5,7 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
@@ -23,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kMarker = "made-by-ckpt-bench";
 constexpr const char* kYardstick = "yardstick";
-constexpr const char* kStore = "store";
+constexpr std::array<const char*, 3> kStores = {"store", "store-to-compare", "store-of-one-full-image"};
 
 Status remove_tree(const fs::path& path) {
   std::error_code error;
@@ -63,7 +64,7 @@ Result<Scratch> Scratch::create(const std::string& directory, std::uint64_t need
   std::ofstream marker(fs::path(directory) / kMarker);
   marker << "Made by ckpt-bench, which removes this directory.\n" << std::flush;
   if (!marker) return os_error("write of " + directory + "/" + kMarker + " failed", errno);
-  VARVE_TRY(scratch.remove_store());
+  for (const Which which : {Which::store, Which::other, Which::full}) VARVE_TRY(scratch.remove_store(which));
   VARVE_TRY(remove_tree(fs::path(directory) / kYardstick));
   VARVE_TRY(check_free(directory, needed_bytes));
   return scratch;
@@ -77,17 +78,19 @@ Scratch::~Scratch() {
   std::error_code ignored;  // nothing of value is lost when some of it stays
   fs::remove_all(fs::path(directory_) / kYardstick, ignored);
   if (keep_) return;
-  fs::remove_all(fs::path(directory_) / kStore, ignored);
+  for (const char* store : kStores) fs::remove_all(fs::path(directory_) / store, ignored);
   fs::remove(fs::path(directory_) / kMarker, ignored);
   if (made_) fs::remove(directory_, ignored);
 }
 
-Status Scratch::remove_store() { return remove_tree(fs::path(directory_) / kStore); }
+std::string Scratch::store(Which which) const { return directory_ + "/" + kStores[static_cast<std::size_t>(which)]; }
 
-std::uint64_t Scratch::store_bytes() const {
+Status Scratch::remove_store(Which which) { return remove_tree(store(which)); }
+
+std::uint64_t Scratch::store_bytes(Which which) const {
   std::uint64_t bytes = 0;
   std::error_code error;
-  for (auto entry = fs::recursive_directory_iterator(store(), error); !error && entry != fs::end(entry);
+  for (auto entry = fs::recursive_directory_iterator(store(which), error); !error && entry != fs::end(entry);
        entry.increment(error)) {
     struct stat info {};
     if (stat(entry->path().c_str(), &info) == 0 && S_ISREG(info.st_mode))
@@ -96,10 +99,10 @@ std::uint64_t Scratch::store_bytes() const {
   return bytes;
 }
 
-std::vector<std::string> Scratch::segments() const {
+std::vector<std::string> Scratch::segments(Which which) const {
   std::vector<std::string> paths;
   std::error_code error;
-  for (auto entry = fs::directory_iterator(store() + "/segments", error); !error && entry != fs::end(entry);
+  for (auto entry = fs::directory_iterator(store(which) + "/segments", error); !error && entry != fs::end(entry);
        entry.increment(error))
     paths.push_back(entry->path().string());
   std::sort(paths.begin(), paths.end());

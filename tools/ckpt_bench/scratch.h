@@ -23,12 +23,14 @@ class Scratch {
   Scratch& operator=(Scratch&&) = delete;
   ~Scratch();
 
-  std::string store() const { return directory_ + "/store"; }
+  /// The store, or one to compare it with.
+  enum class Which : std::uint8_t { store, other, full };
+  std::string store(Which which = Which::store) const;
   std::string yardstick() const { return directory_ + "/yardstick"; }
   /// A store that is not there. REQUIRES: no engine has it open.
-  Status remove_store();
-  std::uint64_t store_bytes() const;  ///< allocated, of all its files
-  std::vector<std::string> segments() const;
+  Status remove_store(Which which = Which::store);
+  std::uint64_t store_bytes(Which which = Which::store) const;  ///< allocated, of all its files
+  std::vector<std::string> segments(Which which = Which::store) const;
 
  private:
   Scratch() = default;
