@@ -122,6 +122,24 @@ TEST_F(ToolsBench, RetentionStandsBesideAFreshStoreOfTheSameImages) {
   EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
 }
 
+TEST_F(ToolsBench, ScaleOpensAStoreAfterACloseAndAfterKills) {
+  const auto result = bench_json(
+      {"scale", "--size", "2MiB", "--dirty", "10%", "--images", "12", "--tails", "1,3", "--repetitions", "2"});
+  EXPECT_EQ(result.at("header").at("images"), 12);
+  EXPECT_EQ(result.at("header").at("indexed_chunks"), 512 + (11 + 1 + 3) * 51) << "each image has its pages anew";
+  EXPECT_LE(result.at("header").at("index_bytes_per_chunk"), 40);
+  ASSERT_EQ(result.at("rows").size(), 3u);
+  const std::vector<unsigned> tails = {0, 1, 3};
+  for (std::size_t i = 0; i < tails.size(); ++i) {
+    const auto& row = result.at("rows")[i];
+    EXPECT_EQ(row.at("tail_images"), tails[i]);
+    EXPECT_GE(row.at("tail_bytes"), tails[i] * 51 * 4096);
+    EXPECT_EQ(row.at("open_ns").at("count"), 2);
+    EXPECT_GT(row.at("open_to_write_ns").at("median"), 0);
+  }
+  EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
+}
+
 TEST_F(ToolsBench, WhatIsNotItsOwnIsNeverTouched) {
   fs::create_directory(store_);
   std::ofstream(store_ + "/thesis.txt") << "years of work";

@@ -20,11 +20,13 @@ int main(int argc, char** argv) {
              "  ckpt-bench phases --size 1GiB --store /scratch/bench\n"
              "  ckpt-bench throughput --size 1GiB --data particles --store /scratch/bench --json\n"
              "  ckpt-bench restore --size 1GiB --store /scratch/bench\n"
-             "  ckpt-bench retention --checkpoints 10000 --retain 8 --store /scratch/bench\n",
+             "  ckpt-bench retention --checkpoints 10000 --retain 8 --store /scratch/bench\n"
+             "  ckpt-bench scale --images 1000 --store /scratch/bench\n",
              "Exit codes: 0 good, 1 failure, 2 usage.\nFigures are medians of one run; compare within a run only.\n"
              "'ckpt-bench COMMAND --help' tells more.");
   const std::vector<BenchCommand> commands = {add_stall(app),      add_matrix(app),  add_phases(app),
-                                              add_throughput(app), add_restore(app), add_retention(app)};
+                                              add_throughput(app), add_restore(app), add_retention(app),
+                                              add_scale(app)};
   std::string command_line = "ckpt-bench";
   for (int i = 1; i < argc; ++i) command_line += std::string(" ") + argv[i];
   return run_command_line(app, argc, argv, [&] {

@@ -21,5 +21,6 @@ BenchCommand add_phases(CLI::App& parent);
 BenchCommand add_throughput(CLI::App& parent);
 BenchCommand add_restore(CLI::App& parent);
 BenchCommand add_retention(CLI::App& parent);
+BenchCommand add_scale(CLI::App& parent);
 
 }  // namespace varve::tools
