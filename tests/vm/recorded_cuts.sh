@@ -31,7 +31,7 @@ for i in "${!combinations[@]}"; do
     grep '^cut-points: ' "$work/output"
     case $status in
     0) echo "[       OK ] $name (0 ms)" ;;
-    125) sed -n 's/^cut-points: //p' "$work/output" | tail -n 1; echo "[  SKIPPED ] $name (0 ms)" ;;
+    125) echo Skipped; sed -n 's/^cut-points: //p' "$work/output" | tail -n 1; echo "[  SKIPPED ] $name (0 ms)" ;;
     *) grep -v '^cut-points: ' "$work/output"
        echo "repeat with: $0 $program $cuts $seed"
        echo "[  FAILED  ] $name (0 ms)"
