@@ -126,9 +126,13 @@ Result<FileSystemTraits> describe_file_system(const Directory& directory) {
     const bool plausible = mount.type.starts_with("ext") || mount.type.starts_with("fuse");
     if (plausible) traits.type = mount.type;
   }
-  // An overlay mounted `volatile` leaves out every sync (Documentation/filesystems/overlayfs.rst).
-  if (magic == OVERLAYFS_SUPER_MAGIC && find_mount(status.st_dev).options.find(",volatile,") != std::string::npos)
-    traits.durable = false;
+  // An overlay mounted `volatile` leaves out every sync (Documentation/filesystems/overlayfs.rst). Newer kernels list
+  // it as "fsync=volatile", however it was mounted.
+  if (magic == OVERLAYFS_SUPER_MAGIC) {
+    const std::string options = find_mount(status.st_dev).options;
+    for (const char* option : {",volatile,", ",fsync=volatile,"})
+      if (options.find(option) != std::string::npos) traits.durable = false;
+  }
   return traits;
 }
 
