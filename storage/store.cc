@@ -247,6 +247,7 @@ Result<std::unique_ptr<ChainWriter>> StoreImplementation::open_chain(std::string
   // this writer commits is to be found again.
   VARVE_TRY(io_->sync_directory(""));
   VARVE_TRY(refresh());  // what others wrote to this chain since
+  VARVE_TRY(check_inventory_was_read());
   settle_inventory();
   VARVE_TRY(recover_chain(std::string(chain)));
   return make_chain_writer(*this, std::string(chain), std::move(lock));

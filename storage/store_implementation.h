@@ -140,6 +140,8 @@ class StoreImplementation final : public Store {
   std::uint64_t inventory_generation();
   /// Makes the inventory that was read durable: whoever renamed it may have been killed before the folder was flushed.
   void settle_inventory();
+  /// Readers do without an inventory that can't be read; who recovers a chain without it would seal anew what it lists.
+  Status check_inventory_was_read();
   /// Writes a new inventory: the old one merged with what this store knows of its segments and of this chain.
   /// REQUIRES: the chain's lock is held.
   Status record_inventory(const std::string& chain);
@@ -203,6 +205,7 @@ class StoreImplementation final : public Store {
   ChunkIndex index_ VARVE_GUARDED_BY(mutex_);
   Catalogue catalogue_ VARVE_GUARDED_BY(mutex_);
   Inventory inventory_ VARVE_GUARDED_BY(mutex_);
+  std::optional<Error> inventory_failure_ VARVE_GUARDED_BY(mutex_);  // it could not be read the last time
   std::uint64_t durable_generation_ VARVE_GUARDED_BY(mutex_) = 0;
   std::vector<std::string> damage_ VARVE_GUARDED_BY(mutex_);  // of no single segment
   std::uint64_t writer_bytes_ VARVE_GUARDED_BY(mutex_) = 0;

@@ -76,6 +76,8 @@ Status StoreImplementation::refresh_locked() {
   const MutexLock lock(mutex_);
   damage_.clear();
   if (!rolled_back.empty()) damage_.push_back(std::move(rolled_back));
+  inventory_failure_.reset();
+  if (!inventory && medium_failed(inventory.error())) inventory_failure_ = inventory.error();
   note_inventory(inventory, names);
   for (const std::uint32_t ordinal : drops) drop(ordinal);
   for (LoadedSegment& segment : loaded) take(std::move(segment));
@@ -186,6 +188,8 @@ void StoreImplementation::note_inventory(const Result<Inventory>& inventory, con
     return;
   }
   inventory_ = *inventory;
+  for (Segment& known : segments_)  // may have been loaded when the inventory could not be read
+    if (!known.gone && inventory_.segments.contains(known.name)) known.recorded = true;
   for (const auto& [name, line] : inventory->segments)
     if (!std::ranges::binary_search(names, name))
       damage_.push_back(fmt::format("{} is missing; it had {} bytes", to_string(name), line.bytes));
@@ -194,6 +198,12 @@ void StoreImplementation::note_inventory(const Result<Inventory>& inventory, con
 std::uint64_t StoreImplementation::inventory_generation() {
   const MutexLock lock(mutex_);
   return durable_generation_;
+}
+
+Status StoreImplementation::check_inventory_was_read() {
+  const MutexLock lock(mutex_);
+  if (inventory_failure_) return *inventory_failure_;
+  return {};
 }
 
 void StoreImplementation::settle_inventory() {

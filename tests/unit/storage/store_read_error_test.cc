@@ -131,6 +131,29 @@ TEST_F(StoreReadError, AnUnreadableInventoryStopsNoReader) {
   auto store = Store::open(std::move(io), {});
   ASSERT_OK(store);
   EXPECT_EQ(restore_all(**store).size(), images_.size());
+  const auto writer = (*store)->open_chain("main");  // it would recover what the inventory lists
+  ASSERT_FALSE(writer.has_value());
+  EXPECT_EQ(writer.error().code(), ErrorCode::io) << writer.error().message();
+  EXPECT_TRUE(test::open_store(disk_)->damage().empty());
+}
+
+TEST_F(StoreReadError, AnInventoryThatIsReadableAgainIsBelieved) {
+  bool bad = true;
+  auto opened = Store::open(std::make_unique<HookedIo>(disk_.open(),
+                                                       [&](const HookedCall& call) -> Status {
+                                                         if (!bad || call.file != "inventory") return {};
+                                                         return os_error("read of the inventory failed", EIO);
+                                                       }),
+                            {});
+  ASSERT_OK(opened);
+  bad = false;
+  auto writer = test::open_chain(**opened, "main");
+  ASSERT_OK(test::checkpoint(**opened, *writer, "main", 4, images_[{"main", 3}], nullptr, 3));
+  ASSERT_OK(writer->close());
+  auto io = disk_.open();
+  auto report = verify(*io, {});
+  ASSERT_OK(report);
+  EXPECT_EQ(report->status, VerifyStatus::good) << "what was sealed and listed was sealed anew";
 }
 
 TEST_F(StoreReadError, AnUnreadablePlaceIsNoTornEnd) {
