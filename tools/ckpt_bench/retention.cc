@@ -44,8 +44,8 @@ class Run {
     Progress progress("ckpt-bench retention", options_.setup.common.show_progress());
     for (unsigned i = 0; i < options_.repetitions; ++i) {
       progress.update(i, options_.repetitions, "restores");
-      VARVE_TRY(restore_newest(Which::store, row_.restore));
-      VARVE_TRY(restore_newest(Which::full, row_.restore_full));
+      VARVE_TRY(restore_newest(Which::store, row_.open, row_.restore));
+      VARVE_TRY(restore_newest(Which::full, row_.open_full, row_.restore_full));
     }
     return std::move(row_);
   }
@@ -114,7 +114,7 @@ class Run {
     return engine.close();
   }
 
-  Status restore_newest(Which which, Samples& samples) {
+  Status restore_newest(Which which, Samples& opened, Samples& restored) {
     VARVE_TRY(check_interrupted());
     if (!options_.cached)
       for (const auto& segment : scratch_.segments(which)) drop_cached(segment);
@@ -124,8 +124,9 @@ class Run {
                                                             .populate = false}));
     const std::uint64_t begin_ns = monotonic_ns();
     VARVE_TRY_ASSIGN(auto engine, open(which, 0, memory.bytes()));
+    opened.add(monotonic_ns() - begin_ns);
     VARVE_TRY(engine.restore("latest"));
-    samples.add(monotonic_ns() - begin_ns);
+    restored.add(monotonic_ns() - begin_ns);
     VARVE_TRY(engine.close());
     const bool good = std::memcmp(memory.bytes().data(), contents_.back().data(), contents_.back().size()) == 0;
     return good ? Status() : wrong("latest");
@@ -168,6 +169,8 @@ nlohmann::json as_json(const RetentionRow& row, const RetentionOptions& options)
           {"disk_over_needed", row.disk_share()},
           {"peak_segment_bytes", row.peak_bytes},
           {"written_bytes", row.written_bytes},
+          {"open_ns", row.open.json()},
+          {"open_full_ns", row.open_full.json()},
           {"restore_ns", row.restore.json()},
           {"restore_full_ns", row.restore_full.json()},
           {"restore_over_full", row.restore_share()},

@@ -38,7 +38,8 @@ struct RetentionRow {
   std::uint64_t close_ns = 0;
   MaintenanceStatus maintenance;
   Samples stall;
-  Samples restore, restore_full;  ///< from opening the store to memory that is right
+  Samples open, open_full;        ///< the store, and its chain for writing
+  Samples restore, restore_full;  ///< from before opening the store to memory that is right
 
   double disk_share() const;     ///< disk over needed
   double restore_share() const;  ///< median over median
