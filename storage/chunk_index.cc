@@ -136,9 +136,9 @@ void ChunkIndex::split() {
 void ChunkIndex::reserve(std::uint64_t count) {
   if (shards_.size() == 1 && size_ + count > kSplitAt) split();
   // Names spread evenly: a shard that gets more than its part grows as it goes.
-  const std::uint64_t each = (size_ + count) / shards_.size() * 100 / 80;
+  const std::uint64_t each = (size_ + count) / shards_.size();
   for (Shard& shard : shards_)
-    if (each > shard.capacity) shard.grow(each);
+    if (each > bound(shard.capacity)) shard.grow(std::max<std::uint64_t>(kFirstCapacity, each * 100 / 80));
 }
 
 std::uint64_t ChunkIndex::memory_bytes() const {
