@@ -24,6 +24,8 @@ constexpr unsigned kPatienceAtTheEndMs = 2000;
 /// What may be stored before a collection begins; it leaves about half of the garbage that is allowed.
 constexpr std::uint64_t allowed_bytes(std::uint64_t live_bytes) { return live_bytes + live_bytes / 4; }
 constexpr double kSpare = 0.1;
+/// Beyond so many times that, images wait for the collection.
+constexpr std::uint64_t kLimit = 3;
 
 }  // namespace
 
@@ -39,9 +41,15 @@ void Maintenance::go_on(std::uint64_t line, std::uint64_t image_ns, const std::f
   collect(
       [&] {
         const Demand now = demand();
+        if (now == Demand::image && at_the_limit()) return false;
         return now == Demand::all || (now == Demand::image && monotonic_ns() - begin_ns >= slice_ns);
       },
       false);
+}
+
+bool Maintenance::at_the_limit() {
+  // Before the first collection nobody knows what is alive.
+  return live_bytes_ != 0 && store_.stored_bytes(chain_) > kLimit * allowed_bytes(live_bytes_) + kSlackBytes;
 }
 
 void Maintenance::finish(std::uint64_t line) {

@@ -104,6 +104,19 @@ Mount find_mount(dev_t device) {
   return found;
 }
 
+bool survives_power_loss(std::uint32_t magic) { return magic != TMPFS_MAGIC && magic != RAMFS_MAGIC; }
+
+/// Whether the layer that an overlay writes to does, as far as it can be seen: a container often can't.
+bool upper_layer_survives(const std::string& options) {
+  const std::string_view key = ",upperdir=";
+  const auto at = options.find(key);
+  if (at == std::string::npos) return true;
+  const auto begin = at + key.size();
+  const std::string path = options.substr(begin, options.find(',', begin) - begin);
+  struct statfs upper {};
+  return statfs(path.c_str(), &upper) != 0 || survives_power_loss(static_cast<std::uint32_t>(upper.f_type));
+}
+
 }  // namespace
 
 Result<FileSystemTraits> describe_file_system(const Directory& directory) {
@@ -119,7 +132,7 @@ Result<FileSystemTraits> describe_file_system(const Directory& directory) {
   FileSystemTraits traits;
   traits.type = type_of(magic);
   traits.free_bytes = static_cast<std::uint64_t>(space.f_bavail) * space.f_frsize;
-  traits.durable = magic != TMPFS_MAGIC && magic != RAMFS_MAGIC;
+  traits.durable = survives_power_loss(magic);
   // ext2, ext3 and ext4 share a number, and so does everything behind FUSE ("fuse.sshfs").
   if (magic == EXT4_SUPER_MAGIC || magic == FUSE_SUPER_MAGIC) {
     const Mount mount = find_mount(status.st_dev);
@@ -132,6 +145,7 @@ Result<FileSystemTraits> describe_file_system(const Directory& directory) {
     const std::string options = find_mount(status.st_dev).options;
     for (const char* option : {",volatile,", ",fsync=volatile,"})
       if (options.find(option) != std::string::npos) traits.durable = false;
+    if (!upper_layer_survives(options)) traits.durable = false;
   }
   return traits;
 }

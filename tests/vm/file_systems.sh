@@ -10,7 +10,7 @@ set -u
 [ $# = 2 ] || { echo "usage: file_systems.sh VARVE GRAY_SCOTT" >&2; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 suite=file_systems
-kinds=(ext4 xfs btrfs overlayfs overlayfs_volatile tmpfs nfs)
+kinds=(ext4 xfs btrfs tmpfs overlayfs overlayfs_volatile overlayfs_memory nfs)
 options=(--quiet --size 96 --steps 160 --every 4 --delay-ms 8)
 
 begins() { echo "[ RUN      ] $suite.$1"; }
@@ -77,7 +77,7 @@ mount_disk() {  # FS PACKAGE
 }
 
 mount_kind() {
-    local lower=$work/ext4/lower-of-$1
+    local lower
     case $1 in
     ext4) mount_disk ext4 e2fsprogs ;;
     xfs) mount_disk xfs xfsprogs ;;
@@ -85,10 +85,12 @@ mount_kind() {
     tmpfs) mount_it "$work/tmpfs" -t tmpfs -o size=200M tmpfs ;;
     overlayfs*)
         kernel_has overlay || return 1
-        mountpoint -q "$work/ext4" || { reason="cannot mount ext4 for it"; return 1; }
+        local below=ext4 volatile=
+        [ "$1" = overlayfs_memory ] && below=tmpfs
+        [ "$1" = overlayfs_volatile ] && volatile=,volatile
+        mountpoint -q "$work/$below" || { reason="cannot mount $below for it"; return 1; }
+        lower=$work/$below/lower-of-$1
         mkdir -p "$lower" "$lower.upper" "$lower.work"
-        local volatile=
-        [ "$1" = overlayfs ] || volatile=,volatile
         mount_it "$work/$1" -t overlay overlay \
             -o "lowerdir=$lower,upperdir=$lower.upper,workdir=$lower.work$volatile" ;;
     nfs) mount_nfs ;;
@@ -151,7 +153,7 @@ check_killed() {    # STORE WORD: all that was reported is there, and nothing is
 
 exercise() {    # KIND
     local store=$work/$1/store type=${1%_*} word=durable other=written resumed region
-    case $1 in tmpfs|*_volatile) word=written other=durable ;; esac
+    case $1 in tmpfs|*_volatile|*_memory) word=written other=durable ;; esac
     for _ in 1 2; do
         run_killed "$store" $word && check_killed "$store" $word || return 1
         grep -q "^$other " "$work/said" && { fail "images on $1 must be $word, never $other"; return 1; }
