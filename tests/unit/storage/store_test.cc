@@ -9,6 +9,7 @@
 
 #include "storage/inventory.h"
 #include "storage/store_file.h"
+#include "storage/verify.h"
 #include "tests/unit/storage/store_fixture.h"
 
 namespace varve::storage {
@@ -97,6 +98,26 @@ TEST(Store, StoresAChunkOnceWithinAndAcrossImagesAndChains) {
   auto restored = restore(*store, "other", 1);
   ASSERT_OK(restored);
   EXPECT_EQ(*restored, memory);
+}
+
+TEST(Store, ContentOfAnotherNameIsNeverGivenOut) {
+  // As a writer with a bug in its hash would store it: all checksums of the records are right.
+  SimulatedDisk elsewhere({.seed = 2});
+  auto namer = open_store(elsewhere);  // has another secret
+  SimulatedDisk disk;
+  StoreOptions options;
+  options.verify_on_dedup = true;  // names that come with other content are expected
+  auto store = open_store(disk, options);
+  auto writer = open_chain(*store);
+  ASSERT_OK(checkpoint(*namer, *writer, "main", 1, some_memory(1), nullptr, 0));
+  ASSERT_OK(writer->close());
+  const auto restored = restore(*store, "main", 1);
+  ASSERT_FALSE(restored.has_value());
+  EXPECT_EQ(restored.error().code(), ErrorCode::corruption);
+  const auto io = disk.open();
+  const auto report = verify(*io, {.deep = true});
+  ASSERT_OK(report);
+  EXPECT_EQ(report->status, VerifyStatus::damage);
 }
 
 TEST(Store, ZerosCostNothingButTheManifest) {
