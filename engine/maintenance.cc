@@ -47,7 +47,13 @@ void Maintenance::go_on(std::uint64_t line, std::uint64_t image_ns, const std::f
       false);
 }
 
+std::uint64_t Maintenance::batch() const {
+  return std::clamp<std::uint64_t>(policy_.keep, kSlackImages, kMostSlackImages);
+}
+
 bool Maintenance::at_the_limit() {
+  // None is dropped while a collection is under way.
+  if (images_since_ >= batch()) return true;
   // Before the first collection nobody knows what is alive.
   return live_bytes_ != 0 && store_.stored_bytes(chain_) > kLimit * allowed_bytes(live_bytes_) + kSlackBytes;
 }
@@ -62,14 +68,13 @@ void Maintenance::finish(std::uint64_t line) {
 void Maintenance::retain(std::uint64_t line, bool all) {
   const auto images = images_of(store_, chain_);
   const RetentionPlan plan = plan_retention(images, policy_, {line}, store_.chunk_bytes());
-  const std::uint64_t batch = std::clamp<std::uint64_t>(policy_.keep, kSlackImages, kMostSlackImages);
   images_since_ = 0;
   // Each turn costs the manifest of a full image or more.
   const bool pays =
-      plan.drop.size() >= batch && (plan.drop_bytes >= plan.compact_bytes || plan.drop.size() >= kMostImages);
-  wait_for_ = plan.drop.size() >= batch ? batch : batch - plan.drop.size();
+      plan.drop.size() >= batch() && (plan.drop_bytes >= plan.compact_bytes || plan.drop.size() >= kMostImages);
+  wait_for_ = plan.drop.size() >= batch() ? batch() : batch() - plan.drop.size();
   if (plan.drop.empty() || !(pays || all)) return;
-  wait_for_ = batch;
+  wait_for_ = batch();
   const auto retained = apply_retention(store_, writer_, chain_, plan);
   if (!retained) return failed(retained.error());
   dropped_ = true;

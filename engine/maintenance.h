@@ -10,7 +10,7 @@
 //
 // Bounds while a program runs: images beyond those to be kept, kSlackImages or as many again; garbage a quarter of what
 // is alive and kSlackBytes where images leave time for it. Where they never do, images wait for the collection once the
-// chain takes some four times what is alive. finish() leaves neither.
+// chain takes some four times what is alive, or twice as many images as are dropped at once. finish() leaves neither.
 //
 // Threads: go_on() and finish() that of the ChainWriter; status() any.
 #pragma once
@@ -50,6 +50,7 @@ class Maintenance {
   void retain(std::uint64_t line, bool all);
   void collect(const storage::Pause& pause, bool at_the_end);
   bool collection_due(bool at_the_end);
+  std::uint64_t batch() const;
   bool at_the_limit();
   void count(const storage::CollectReport& report, bool finished) VARVE_EXCLUDES(mutex_);
   void failed(const Error& error) VARVE_EXCLUDES(mutex_);
