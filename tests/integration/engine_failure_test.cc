@@ -350,6 +350,7 @@ TEST_F(EngineFailure, a_restore_that_fails_half_way_says_so_and_holds_up_checkpo
   // How many reads it takes before the first byte changes is the store's business.
   std::string said;
   for (std::uint64_t nth = 1; said.find("half-way") == std::string::npos; ++nth) {
+    fill(memory_.span(), 3);  // else the background may have found out meanwhile that there is nothing to restore
     disk_.add_fault(
         {.operation = SimulatedOperation::read, .nth = nth, .os_errno = EIO, .count = 1'000'000, .file = ".seg"});
     const auto failed = engine->restore("2");
