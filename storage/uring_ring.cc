@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <utility>
@@ -16,6 +17,10 @@
 
 namespace varve::storage {
 namespace {
+
+/// Rings that were made and ended. liburing maps their memory by system calls of its own, so that ThreadSanitizer takes
+/// one ring's memory and that of a later one at the same address for the same: this orders them for it.
+std::atomic<unsigned> ring_memory_handed_over{0};
 
 /// Idle rings kept for later; each is some tens of KiB.
 constexpr std::size_t kIdleRingsMax = 4;
@@ -73,6 +78,7 @@ Result<std::unique_ptr<Ring>> Ring::create(unsigned depth) {
 
 Status Ring::set_up(unsigned depth) {
   if (const int result = io_uring_queue_init(depth, &ring_, 0); result < 0) return refused(-result);
+  ring_memory_handed_over.fetch_add(1, std::memory_order_acq_rel);
   made_ = true;
   fd_ = GuardedFd(UniqueFd(ring_.ring_fd));
   io_uring_ring_dontfork(&ring_);  // a refusal costs nothing: OwnerProcess guards as well
@@ -105,6 +111,7 @@ Ring::~Ring() {
   if (!made_ || !owner_.is_this()) return;
   VARVE_CHECK(in_kernel_ == 0);
   fd_.release();
+  ring_memory_handed_over.fetch_add(1, std::memory_order_acq_rel);
   io_uring_queue_exit(&ring_);
 }
 
