@@ -99,7 +99,6 @@ void Maintenance::collect(const storage::Pause& pause, bool at_the_end) {
     options.spare = kSpare;
     options.patience_ms = at_the_end ? kPatienceAtTheEndMs : kPatienceMs;
     collector_ = storage::make_collector(store_, writer_, options);
-    dropped_ = false;
   }
   const auto done = collector_->run(pause);
   const storage::CollectReport& report = collector_->report();
@@ -112,6 +111,7 @@ void Maintenance::collect(const storage::Pause& pause, bool at_the_end) {
   if (done && !*done) return;
   const std::uint64_t stored = store_.stored_bytes(chain_);
   live_bytes_ = done ? std::min(report.live_bytes, stored) : live_bytes_;
+  dropped_ = dropped_ && !done;
   // Not at once again what could not be done, or was not worth it.
   retry_at_bytes_ = stored + std::max(kSlackBytes, stored / 8);
   if (!done) failed(done.error());

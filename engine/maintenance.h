@@ -63,7 +63,7 @@ class Maintenance {
   bool worked_ = false;               // since it was opened: else finish() has nothing to do
   std::uint64_t images_since_ = 0;    // since the list was last looked at
   std::uint64_t wait_for_ = 0;        // images more until it is looked at again
-  bool dropped_ = false;              // since the last collection: else there is nothing to collect
+  bool dropped_ = false;              // since the last collection that was finished: else there is nothing to collect
   std::uint64_t live_bytes_ = 0;      // as the last collection found it
   std::uint64_t retry_at_bytes_ = 0;  // after a collection that failed or gave nothing
   std::unique_ptr<storage::Collector> collector_;

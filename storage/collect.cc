@@ -61,7 +61,7 @@ class CollectorImplementation final : public Collector {
  public:
   CollectorImplementation(ChainWriterImplementation& writer, const CollectOptions& options)
       : store_(writer.store()), writer_(writer), options_(options) {}
-  ~CollectorImplementation() override { forget_plan(); }
+  ~CollectorImplementation() override { give_up(); }
 
   Result<bool> run(const Pause& pause) override;
   const CollectReport& report() const override { return report_; }
@@ -78,6 +78,7 @@ class CollectorImplementation final : public Collector {
   Status remove();
   Status start_again();
   void leave_alone(std::uint32_t ordinal, const std::string& why);
+  void give_up();
   void forget_plan();
 
   StoreImplementation& store_;
@@ -99,14 +100,7 @@ class CollectorImplementation final : public Collector {
 Result<bool> CollectorImplementation::run(const Pause& pause) {
   while (step_ != Step::done) {
     auto gone_on = go_on(pause);
-    if (!gone_on && gone_on.error().code() != ErrorCode::busy) {
-      mover_.reset();
-      if (sibling_ != nullptr)
-        if (auto closed = sibling_->close(); !closed)
-          log::info("storage", "copies of a collection were not sealed: {}", closed.error().message());
-      sibling_.reset();
-      forget_plan();
-    }
+    if (!gone_on && gone_on.error().code() != ErrorCode::busy) give_up();
     if (!gone_on) return gone_on.error();
     if (options_.progress) options_.progress(report_);
     if (!*gone_on) return false;
@@ -244,6 +238,16 @@ Status CollectorImplementation::start_again() {
 void CollectorImplementation::leave_alone(std::uint32_t ordinal, const std::string& why) {
   report_.left_alone.push_back(fmt::format("{}: {}", to_string(store_.name_of_segment(ordinal)), why));
   store_.set_leaving(std::span(&ordinal, 1), false);
+}
+
+/// What was copied is sealed even so: a segment that is being written can't be collected by the next one.
+void CollectorImplementation::give_up() {
+  mover_.reset();
+  if (sibling_ != nullptr)
+    if (auto closed = sibling_->close(); !closed)
+      log::info("storage", "copies of a collection were not sealed: {}", closed.error().message());
+  sibling_.reset();
+  forget_plan();
 }
 
 void CollectorImplementation::forget_plan() {

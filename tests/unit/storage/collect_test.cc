@@ -381,6 +381,30 @@ TEST(Collect, StopsAndGoesOnWhereItWas) {
   check_disk(disk, "main", states);
 }
 
+TEST(Collect, WhatOneThatWasGivenUpHadCopiedIsTakenByTheNext) {
+  for (int steps = 1; steps <= 12; ++steps) {
+    SimulatedDisk disk;
+    States states;
+    StoreOptions options = small_segments();
+    options.preallocate_bytes = 256 * kPage;
+    auto store = open_store(disk, options);
+    auto writer = open_chain(*store);
+    for (std::uint64_t number = 1; number <= 12; ++number) add_image(*store, *writer, "main", number, states);
+    retire(*writer, 1, 10, states);
+    {
+      const auto collector = make_collector(*store, *writer, impatient());
+      int step = 0;
+      ASSERT_OK(collector->run([&] { return ++step > steps; }));
+    }
+    CollectReport report;
+    collect(*store, *writer, report);
+    check(*store, "main", states);
+    EXPECT_LT(disk.used_bytes(), (64 + 2 * 16) * kPage * 4 / 3) << "given up after " << steps << " steps";
+    ASSERT_OK(writer->close());
+    check_disk(disk, "main", states);
+  }
+}
+
 TEST(Collect, AFullDiskEndsItWithoutHarm) {
   for (std::uint64_t room : {0U, 1U, 3U, 8U, 20U}) {
     SimulatedDisk disk;
