@@ -112,6 +112,34 @@ TEST(EngineRetention, A_long_run_takes_little_more_than_what_its_last_images_nee
   restore_all(directory / "store", states);
 }
 
+TEST(EngineRetention, A_program_that_never_pauses_waits_for_the_collection) {
+  const TemporaryDirectory directory;
+  constexpr std::uint64_t kImages = 300;
+  constexpr std::size_t kManyPages = 1024;
+  constexpr std::size_t kChanged = 256;
+  Pages memory(kManyPages);
+  fill(memory.span(), 1);
+  Options options = keeping(directory / "store", 4);
+  options.staging_bytes = std::size_t{16} << 20;
+  auto engine = Engine::open(options);
+  ASSERT_OK(engine);
+  ASSERT_OK(engine->protect("memory", memory.begin(), memory.bytes()));
+  std::uint64_t most = 0;
+  std::size_t most_images = 0;
+  for (std::uint64_t image = 1; image <= kImages; ++image) {
+    fill({memory.page(image % 4 * kChanged), kChanged * Pages::page_bytes()}, image + 1);
+    ASSERT_OK(engine->checkpoint());  // never awaited: an image waits all the time
+    most = std::max(most, engine->maintenance().stored_bytes);
+    if (image % 10 == 0) most_images = std::max(most_images, listed(*engine).size());
+  }
+  ASSERT_OK(engine->close());
+  // Four images and those that wait to be dropped: 8 MiB and 8 MiB of the 300 MiB that were written.
+  EXPECT_LT(most, std::uint64_t{80} << 20) << "while it ran";
+  EXPECT_LE(most_images, 4U + 2 * 8) << "while it ran";
+  EXPECT_EQ(engine->maintenance().failures, 0U) << engine->maintenance().last_failure;
+  std::printf("at most %.1f MiB and %zu images\n", static_cast<double>(most) / (1 << 20), most_images);
+}
+
 TEST(EngineRetention, Keeps_one_of_every_so_many_and_what_is_labelled) {
   const TemporaryDirectory directory;
   Pages memory(kPages);
