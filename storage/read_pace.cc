@@ -15,32 +15,20 @@ namespace {
 
 constexpr double kSecond = 1e9;
 
-class PacedFile final : public File {
+class PacedFile final : public ForwardingFile {
  public:
-  PacedFile(std::unique_ptr<File> inner, ReadPace& pace) : inner_(std::move(inner)), pace_(pace) {}
+  PacedFile(std::unique_ptr<File> inner, ReadPace& pace) : ForwardingFile(std::move(inner)), pace_(pace) {}
 
-  const std::string& name() const override { return inner_->name(); }
-  Result<std::uint64_t> size_bytes() override { return inner_->size_bytes(); }
-  bool direct() const override { return inner_->direct(); }
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
     VARVE_TRY(take(into.size()));
-    return inner_->read(offset, into);
+    return ForwardingFile::read(offset, into);
   }
   Status read_batch(std::span<ReadRequest> requests) override {
     std::uint64_t bytes = 0;
     for (const ReadRequest& request : requests) bytes += request.into.size();
     VARVE_TRY(take(bytes));
-    return inner_->read_batch(requests);
+    return ForwardingFile::read_batch(requests);
   }
-  Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
-    return inner_->submit_write(offset, bytes);
-  }
-  std::uint64_t completed_writes() override { return inner_->completed_writes(); }
-  Status wait_writes(std::uint64_t count) override { return inner_->wait_writes(count); }
-  Status drain() override { return inner_->drain(); }
-  Status sync() override { return inner_->sync(); }
-  Status allocate(std::uint64_t offset, std::uint64_t bytes) override { return inner_->allocate(offset, bytes); }
-  Status truncate(std::uint64_t size_bytes) override { return inner_->truncate(size_bytes); }
 
  private:
   Status take(std::uint64_t bytes) {
@@ -49,7 +37,6 @@ class PacedFile final : public File {
                 ECANCELED);
   }
 
-  std::unique_ptr<File> inner_;
   ReadPace& pace_;
 };
 
@@ -80,7 +67,7 @@ void ReadPace::stop() {
 
 Result<std::unique_ptr<File>> PacedIo::open(std::string_view name, OpenMode mode) {
   VARVE_TRY_ASSIGN(std::unique_ptr<File> file,
-                   inner_.open(name, mode == OpenMode::read ? OpenMode::read_direct : mode));
+                   ForwardingIo::open(name, mode == OpenMode::read ? OpenMode::read_direct : mode));
   return std::unique_ptr<File>(std::make_unique<PacedFile>(std::move(file), pace_));
 }
 

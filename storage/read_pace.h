@@ -9,11 +9,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
+#include <string_view>
 
 #include "base/mutex.h"
-#include "storage/io.h"
+#include "storage/forwarding_io.h"
 
 namespace varve::storage {
 
@@ -45,27 +44,12 @@ class ReadPace {
 
 /// What files opened for reading give is paced, and comes from the disk where it can: what the page cache holds may
 /// differ from what a restart finds. Everything else goes to `inner`, which must outlive it.
-class PacedIo final : public Io {
+class PacedIo final : public ForwardingIo {
  public:
-  PacedIo(Io& inner, ReadPace& pace) : inner_(inner), pace_(pace) {}
-
-  IoKind kind() const override { return inner_.kind(); }
-  const std::string& why() const override { return inner_.why(); }
-  const std::string& directory() const override { return inner_.directory(); }
-  Result<FileSystemTraits> file_system() override { return inner_.file_system(); }
+  PacedIo(Io& inner, ReadPace& pace) : ForwardingIo(inner), pace_(pace) {}
   Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override;
-  Result<std::vector<std::string>> list(std::string_view folder) override { return inner_.list(folder); }
-  Status make_directory(std::string_view name) override { return inner_.make_directory(name); }
-  Status rename(std::string_view from, std::string_view to) override { return inner_.rename(from, to); }
-  Status remove(std::string_view name) override { return inner_.remove(name); }
-  Status sync_directory(std::string_view folder) override { return inner_.sync_directory(folder); }
-  Result<std::unique_ptr<Lock>> lock(std::uint64_t byte, bool exclusive) override {
-    return inner_.lock(byte, exclusive);
-  }
-  void fill_random(std::span<std::byte> into) override { inner_.fill_random(into); }
 
  private:
-  Io& inner_;
   ReadPace& pace_;
 };
 
