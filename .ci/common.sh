@@ -21,6 +21,7 @@ packages_format=(clang-format-14)
 packages_clang=(clang libclang-rt-14-dev)
 packages_clang_tidy=(clang-tidy-14)
 packages_vm=(qemu-system-x86 cpio xz-utils e2fsprogs xfsprogs python3)
+packages_nfs=(nfs-kernel-server nfs-common rpcbind)
 
 is_new_enough() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }   # WANTED HAVE
 
