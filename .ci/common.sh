@@ -25,6 +25,8 @@ packages_nfs=(nfs-kernel-server nfs-common rpcbind)
 
 is_new_enough() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }   # WANTED HAVE
 
+has() { (PATH=$PATH:/usr/sbin:/sbin; for command; do command -v "$command" || exit; done) }
+
 works() {   # PACKAGE
     case $1 in
     g++) printf '#include <span>\nint main() {}\n' | g++ -std=c++20 -x c++ -o /dev/null - ;;
@@ -37,6 +39,9 @@ works() {   # PACKAGE
     libfmt-dev) pkg-config --exists fmt ;;
     libcli11-dev) pkg-config --exists CLI11 ;;
     nlohmann-json3-dev) pkg-config --exists nlohmann_json ;;
+    nfs-kernel-server) has rpc.nfsd rpc.mountd exportfs ;;
+    nfs-common) has mount.nfs ;;
+    rpcbind) has rpcbind ;;
     libpng-dev) pkg-config --exists libpng ;;
     libgtest-dev) pkg-config --exists gtest ;;
     libgmock-dev) pkg-config --exists gmock ;;
