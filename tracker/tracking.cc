@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/try.h"
@@ -333,16 +334,23 @@ Result<Seen> TrackingImpl::protect_slice(BackEnd& back_end, PageRange slice, Pag
   return service_.protect(back_end, slice, *this, cool_buffer_, found);
 }
 
+std::uintptr_t TrackingImpl::end_of_slice(std::uintptr_t at, std::uintptr_t end) const {
+  if (end - at <= slice_bytes_) return end;
+  // An end within a huge page would split it.
+  if (!huge_blocks_.any()) return at + slice_bytes_;
+  const std::uintptr_t aligned = round_down(at + slice_bytes_, HugeBlocks::kBlockBytes);
+  return aligned > at ? aligned : std::min(end, round_down(at, HugeBlocks::kBlockBytes) + HugeBlocks::kBlockBytes);
+}
+
 Status TrackingImpl::protect_in_slices(BackEnd& back_end, PageRange range, PageRuns& cooled) {
   for (std::uintptr_t at = range.begin; at < range.end;) {
-    const PageRange slice{at, at + std::min(slice_bytes_, range.end - at)};
+    const PageRange slice{at, end_of_slice(at, range.end)};
     const std::uint64_t began_ns = monotonic_ns();
     PageRuns found;
     const auto seen = protect_slice(back_end, slice, found);
     const std::uint64_t took_ns = monotonic_ns() - began_ns;
     if (took_ns > kSliceNs) slice_bytes_ = std::max(slice_bytes_ / 2, kSmallestSlice);
-    if (took_ns < kSliceNs / 4 && slice.size_bytes() == slice_bytes_)
-      slice_bytes_ = std::min(slice_bytes_ * 2, kLargestSlice);
+    if (took_ns < kSliceNs / 4 && slice.end != range.end) slice_bytes_ = std::min(slice_bytes_ * 2, kLargestSlice);
     std::uint64_t pages = 0;
     for (const PageRange& run : found) {
       pages += run.size_bytes() / page_bytes();

@@ -62,6 +62,7 @@ class TrackingImpl final : public Tracking {
   void end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects);
   void give_up(const Error& error);
   Result<Seen> protect_slice(BackEnd& back_end, PageRange slice, PageRuns& found) VARVE_REQUIRES(cooling_);
+  std::uintptr_t end_of_slice(std::uintptr_t at, std::uintptr_t end) const VARVE_REQUIRES(cooling_);
   Status protect_in_slices(BackEnd& back_end, PageRange range, PageRuns& cooled) VARVE_REQUIRES(cooling_);
   /// What to protect now. `written`: how many pages are.
   PageRuns plan(BackEnd& back_end, std::size_t& written) VARVE_REQUIRES(cooling_);

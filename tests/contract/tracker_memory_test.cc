@@ -337,12 +337,27 @@ TEST_F(UffdMemory, MemoryThatIsMostlyHotIsPutBackIntoHugePages) {
   };
   epoch(2, 0);
   EXPECT_LT(huge_kib(memory), before) << "the first writes split";
-  for (std::uint8_t value = 3; value < 9; ++value) epoch(value, 0);
+  // Some in each epoch, as many as there is time for.
+  for (std::uint8_t value = 3; value < 100 && (value < 9 || huge_kib(memory) != before); ++value) epoch(value, 0);
   if (tracked->counters().gathered_huge_pages == 0) GTEST_SKIP() << "MADV_COLLAPSE refused";
   EXPECT_EQ(huge_kib(memory), before);
   // Ten pages that go cold are no reason to split the block that holds them.
-  for (std::uint8_t value = 9; value < 20; ++value) epoch(value, 10);
+  for (std::uint8_t value = 100; value < 120; ++value) epoch(value, 10);
   EXPECT_EQ(huge_kib(memory), before);
+}
+
+TEST_F(UffdMemory, ProtectingARangeThatBeginsAnywhereSplitsNoHugePageWithinIt) {
+  constexpr std::size_t kBlocks = 12;
+  constexpr std::size_t kBlockPages = kHugePageBytes / 4096;
+  if (page_bytes() != 4096) GTEST_SKIP() << "huge pages are of another size here";
+  const Memory memory(kBlocks * kBlockPages, {.populate = false});
+  madvise(memory.data(), memory.bytes(), MADV_HUGEPAGE);
+  std::memset(memory.data(), 1, memory.bytes());
+  const std::size_t before = huge_kib(memory);
+  if (before == 0) GTEST_SKIP() << "no transparent huge pages here";
+  Tracked tracked(memory, memory.range(100, kBlocks * kBlockPages), BackEndKind::uffd);
+  tracked.arm();
+  EXPECT_GE(huge_kib(memory) + kHugePageBytes / 1024, before) << "but the one in which it begins";
 }
 
 TEST_F(UffdMemory, FreedContentIsSeenOnceTheKernelTakesIt) {

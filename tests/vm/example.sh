@@ -16,6 +16,7 @@ fail() { echo "$*"; tail -n 5 "$work/said"; echo "[  FAILED  ] $name (0 ms)"; ex
 "$program" --quiet "$@" --out "$work/plain" >"$work/said" 2>&1 || fail "the plain run failed"
 kills=0
 while :; do
+    : >"$work/said"     # not the lines of the run before, which the loop might still see
     "$program" --quiet "$@" --store "$store" --out "$work/resumed" >"$work/said" 2>&1 &
     pid=$!
     if [ $kills = 2 ]; then
