@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "base/niceness.h"
 #include "base/os_error.h"
 #include "base/signals.h"
 
@@ -23,7 +25,8 @@ constexpr std::uint64_t kWarmUpSliceNs = 2'000'000;
 
 BackgroundWriter::~BackgroundWriter() { stop(Stop::drop); }
 
-Status BackgroundWriter::start() {
+Status BackgroundWriter::start(int niceness) {
+  niceness_ = niceness;
   const BlockedSignals blocked;  // inherited by the thread
   pthread_t thread;
   const int refused = pthread_create(
@@ -138,6 +141,8 @@ std::uint64_t BackgroundWriter::memory_bytes() {
 
 void BackgroundWriter::run() {
   pthread_setname_np(pthread_self(), "varve-writer");
+  if (!raise_niceness(niceness_))
+    log::warn_once("engine", "the background runs at the program's priority: setpriority(2) is refused here");
   while (const auto job = next_job()) process(*job);
 }
 

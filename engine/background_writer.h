@@ -40,8 +40,8 @@ class BackgroundWriter {
   BackgroundWriter(const BackgroundWriter&) = delete;
   BackgroundWriter& operator=(const BackgroundWriter&) = delete;
 
-  /// Starts the thread, with every signal blocked.
-  Status start();
+  /// Starts the thread, with every signal blocked and at least that niceness.
+  Status start(int niceness);
   void push(std::shared_ptr<ImageJob> job) VARVE_EXCLUDES(mutex_);
 
   /// Has staging faulted in for what the capturer expects, while no image is to be written.
@@ -85,6 +85,7 @@ class BackgroundWriter {
   Capturer& capturer_;
   Maintenance& maintenance_;
   std::atomic<bool> dropping_{false};
+  int niceness_ = 0;  // set before the thread starts
 
   Mutex mutex_;
   Condition changed_;

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/niceness.h"
 #include "base/try.h"
 
 namespace varve {
@@ -15,6 +16,12 @@ namespace {
 
 constexpr std::uint32_t kChunkBytesMin = 4096;
 constexpr std::uint32_t kChunkBytesMax = 64 * 1024;
+constexpr std::uint64_t kBytesPerSecondMin = 64 * 1024;
+
+/// What the background may write at once after a pause: little against a second, and enough for a small delta.
+constexpr std::uint64_t burst_bytes(std::uint64_t bytes_per_second) {
+  return std::clamp<std::uint64_t>(bytes_per_second / 20, std::uint64_t{64} << 10, std::uint64_t{4} << 20);
+}
 
 Error bad_option(const Options& options, std::string cause, std::string remedy) {
   const auto store = options.store.empty() ? std::string() : fmt::format(" on store {}", options.store);
@@ -33,6 +40,12 @@ Status check_options(const Options& options) {
                                    options.chunk_bytes > kChunkBytesMax))
     return bad_option(options, fmt::format("Options::chunk_bytes is {}", options.chunk_bytes),
                       "choose a power of two from 4096 to 65536, or 0");
+  if (options.nice < 0 || options.nice > kMostNice)
+    return bad_option(options, fmt::format("Options::nice is {}", options.nice),
+                      "choose from 0 (as the program) to 19 (as nice as can be)");
+  if (options.bytes_per_second != 0 && options.bytes_per_second < kBytesPerSecondMin)
+    return bad_option(options, fmt::format("Options::bytes_per_second is {}", options.bytes_per_second),
+                      "allow at least 65536 bytes a second, or 0 for no bound");
   return {};
 }
 
@@ -52,7 +65,9 @@ ImageInfo to_image_info(const storage::ImageSummary& summary) {
 }
 
 EngineImplementation::EngineImplementation(const Options& options, Wanted wanted)
-    : options_(options), wanted_(std::move(wanted)) {}
+    : options_(options),
+      wanted_(std::move(wanted)),
+      background_niceness_(std::min(niceness() + options.nice, kMostNice)) {}
 
 Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const Options& options) {
   VARVE_TRY(check_options(options));
@@ -60,6 +75,7 @@ Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const O
   storage::IoOptions io_options;
   io_options.kind = wanted.io;
   io_options.allow_foreign = options.allow_foreign_store;
+  if (options.nice != 0) io_options.niceness = niceness() + options.nice;
   VARVE_TRY_ASSIGN(auto io, storage::open_io(options.store, io_options));
   return open(options, std::move(io));
 }
@@ -77,11 +93,17 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   MutexLock lock(api_mutex_);
   io_description_ = describe_io(*io);
   VARVE_TRY_ASSIGN(file_system_, io->file_system());
+  if (options_.bytes_per_second != 0) {
+    pace_ = std::make_shared<storage::Pace>(
+        storage::PaceOptions{options_.bytes_per_second, burst_bytes(options_.bytes_per_second)});
+    io = std::make_unique<storage::PacedWrites>(std::move(io), pace_);
+  }
   storage::StoreOptions store_options;
   store_options.chunk_bytes = options_.chunk_bytes;
   store_options.compress = options_.compress;
   store_options.verify_on_dedup = options_.verify_on_dedup;
   store_options.threads = std::max<std::uint32_t>(1, options_.threads);
+  if (options_.nice != 0) store_options.niceness = background_niceness_;
   VARVE_TRY_ASSIGN(store_, storage::Store::open(std::move(io), store_options));
   VARVE_TRY_ASSIGN(chain_, store_->open_chain(options_.chain));
   CapturerOptions capturer_options;
@@ -92,12 +114,12 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
 
   last_number_ = chain_->next_number() - 1;
   image_writer_ = std::make_unique<ImageWriter>(
-      *store_, *chain_, ImageWriterOptions{options_.chain, options_.full_every, options_.verify_on_dedup});
+      *store_, *chain_, ImageWriterOptions{options_.chain, options_.full_every, options_.verify_on_dedup, pace_});
   cooler_ = std::make_unique<Cooler>(*store_, cooling_mutex_, newest_epoch_);
   maintenance_ = std::make_unique<Maintenance>(*store_, *chain_, options_.chain,
                                                RetentionPolicy{options_.keep, options_.keep_every});
   auto writer = std::make_unique<BackgroundWriter>(*image_writer_, *cooler_, *capturer_, *maintenance_);
-  VARVE_TRY(writer->start());
+  VARVE_TRY(writer->start(background_niceness_));
   writer_ = std::move(writer);
   if (!file_system_.durable)
     log::warn_once("engine",
@@ -109,6 +131,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
 
 EngineImplementation::~EngineImplementation() {
   MutexLock lock(api_mutex_);
+  if (pace_ != nullptr) pace_->stop();  // else dropping would take as long as writing
   if (writer_ != nullptr) writer_->stop(BackgroundWriter::Stop::drop);
 }
 

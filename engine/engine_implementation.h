@@ -29,6 +29,7 @@
 #include "engine/maintenance.h"
 #include "engine/region.h"
 #include "storage/fork_guard.h"
+#include "storage/pace.h"
 #include "storage/store.h"
 #include "varve/engine.h"
 
@@ -98,8 +99,10 @@ class EngineImplementation {
   const Options options_;
   const Wanted wanted_;
   const storage::OwnerProcess owner_;
-  std::string io_description_;  // these two are set once, by start()
+  const int background_niceness_;
+  std::string io_description_;  // these three are set once, by start()
   storage::FileSystemTraits file_system_;
+  std::shared_ptr<storage::Pace> pace_;  // of what is written; null: unbounded
 
   Mutex api_mutex_;
   Mutex cooling_mutex_;

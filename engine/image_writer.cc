@@ -53,6 +53,7 @@ std::string_view architecture() {
 Result<ImageResult> ImageWriter::write(ImageJob& job, std::vector<ReducedRegion>& reduced,
                                        const std::atomic<bool>& dropping) {
   const std::uint64_t begin_ns = monotonic_ns();
+  const std::uint64_t paced_before_ns = paced_ns();
   Counts counts;
   auto status = check_dropping(job, dropping);
   if (status) see_other_chains(job);
@@ -92,6 +93,7 @@ Result<ImageResult> ImageWriter::write(ImageJob& job, std::vector<ReducedRegion>
   result.reduce_ns = reduced_ns - begin_ns;
   result.commit_ns = committed_ns - reduced_ns;
   result.durable_ns = committed_ns - job.begin_ns;
+  result.paced_ns = paced_ns() - paced_before_ns;
   return result;
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "engine/image_job.h"
+#include "storage/pace.h"
 #include "storage/store.h"
 #include "varve/engine.h"
 
@@ -31,6 +32,7 @@ struct ImageWriterOptions {
   std::string chain;
   std::uint32_t full_every = 0;
   bool verify_on_dedup = false;
+  std::shared_ptr<const storage::Pace> pace = {};  ///< of what is written; null: unbounded
 };
 
 /// What the reduction of one region found, in the order of the job's regions.
@@ -58,6 +60,7 @@ class ImageWriter {
     std::uint64_t named = 0;
   };
 
+  std::uint64_t paced_ns() const { return options_.pace == nullptr ? 0 : options_.pace->waited_ns(); }
   Status check_dropping(const ImageJob& job, const std::atomic<bool>& dropping) const;
   /// Before regions that are written whole: another chain may have stored the same content since. A refresh costs too
   /// much for every delta, and gains nothing there; when it fails, chunks are stored twice.

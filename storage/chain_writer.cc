@@ -41,7 +41,7 @@ ChainWriterImplementation::ChainWriterImplementation(StoreImplementation& store,
       chooser_(store.options().compress),
       stored_(store) {
   const unsigned threads = std::min(store.options().threads, kMaxThreads);
-  if (threads > 1) encoder_ = std::make_unique<FrameEncoder>(threads);
+  if (threads > 1) encoder_ = std::make_unique<FrameEncoder>(threads, store.options().niceness);
   ring_ = std::vector<FrameJob>(threads > 1 ? threads + 2 : 1);
   count_memory();
 }

@@ -22,6 +22,7 @@ class DirectoryIo : public Io {
     std::string why;
     unsigned queue_depth = 16;
     bool allow_direct = true;
+    std::optional<int> niceness;
   };
   DirectoryIo(Directory directory, Options options);
 
@@ -40,6 +41,7 @@ class DirectoryIo : public Io {
 
  protected:
   unsigned queue_depth() const { return options_.queue_depth; }
+  std::optional<int> niceness() const { return options_.niceness; }
   virtual std::unique_ptr<File> make_file(OpenFile file) = 0;
 
  private:

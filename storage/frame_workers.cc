@@ -27,7 +27,8 @@ void FrameJob::clear() {
   chunks.clear();
 }
 
-FrameEncoder::FrameEncoder(unsigned threads) : threads_(IoThreads::share(threads)) {}
+FrameEncoder::FrameEncoder(unsigned threads, std::optional<int> niceness)
+    : threads_(IoThreads::share(threads, niceness)) {}
 
 FrameEncoder::~FrameEncoder() = default;
 

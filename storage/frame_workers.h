@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/mutex.h"
@@ -45,7 +46,8 @@ struct FrameJob {
 
 class FrameEncoder {
  public:
-  explicit FrameEncoder(unsigned threads);
+  /// `niceness`: as of IoThreads.
+  FrameEncoder(unsigned threads, std::optional<int> niceness);
   ~FrameEncoder();
 
   /// Encodes in the background. REQUIRES: the job stays where it is until wait().

@@ -72,7 +72,8 @@ Result<std::unique_ptr<Io>> open_io(const std::string& directory, const IoOption
   const DirectoryIo::Options io{.kind = choice.kind,
                                 .why = std::move(choice.why),
                                 .queue_depth = options.queue_depth,
-                                .allow_direct = options.allow_direct};
+                                .allow_direct = options.allow_direct,
+                                .niceness = options.niceness};
   return choice.kind == IoKind::uring ? make_uring_io(std::move(opened), io) : make_posix_io(std::move(opened), io);
 }
 

@@ -128,11 +128,12 @@ class Io {
 };
 
 struct IoOptions {
-  std::optional<IoKind> kind;  ///< empty: VARVE_IO decides, else uring where probing finds it, else posix
-  unsigned queue_depth = 16;   ///< writes, and reads of a batch, in flight of each file, at most (1 to 256)
-  bool allow_direct = true;    ///< false: always buffered
-  bool create = true;          ///< make the directory when missing (its parent must exist)
-  bool allow_foreign = false;  ///< accept a directory of another owner, or writable by others
+  std::optional<IoKind> kind;   ///< empty: VARVE_IO decides, else uring where probing finds it, else posix
+  unsigned queue_depth = 16;    ///< writes, and reads of a batch, in flight of each file, at most (1 to 256)
+  bool allow_direct = true;     ///< false: always buffered
+  bool create = true;           ///< make the directory when missing (its parent must exist)
+  bool allow_foreign = false;   ///< accept a directory of another owner, or writable by others
+  std::optional<int> niceness;  ///< the least that threads of its own have; empty: that of who uses it first
 };
 
 /// Opens the directory of a store. Errors: `not_found` (missing and create is false), `invalid_argument` (not a

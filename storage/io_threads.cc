@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/io_threads.h"
 
+#include "base/niceness.h"
 #include "base/signals.h"
 
 namespace varve::storage {
 
-std::shared_ptr<IoThreads> IoThreads::share(unsigned threads_max) {
-  return std::shared_ptr<IoThreads>(new IoThreads(threads_max), [](IoThreads* threads) {
+std::shared_ptr<IoThreads> IoThreads::share(unsigned threads_max, std::optional<int> niceness) {
+  return std::shared_ptr<IoThreads>(new IoThreads(threads_max, niceness), [](IoThreads* threads) {
     if (threads->owner_.is_this()) delete threads;
   });
 }
@@ -48,6 +49,7 @@ void* IoThreads::main(void* self) {
 }
 
 void IoThreads::run() {
+  if (niceness_) static_cast<void>(raise_niceness(*niceness_));  // whoever asked for it finds out in its own thread
   MutexLock lock(mutex_);
   while (true) {
     ++idle_;

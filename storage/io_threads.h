@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/mutex.h"
@@ -29,10 +30,11 @@ class IoThreads {
   };
 
   /// Shared by an Io and its files. In a forked child the last owner leaks it: its threads, and whoever waits in its
-  /// conditions, are the parent's.
-  static std::shared_ptr<IoThreads> share(unsigned threads_max);
+  /// conditions, are the parent's. `niceness`: the least that its threads have; empty: that of who starts them.
+  static std::shared_ptr<IoThreads> share(unsigned threads_max, std::optional<int> niceness = {});
 
-  explicit IoThreads(unsigned threads_max) : threads_max_(threads_max) {}
+  explicit IoThreads(unsigned threads_max, std::optional<int> niceness = {})
+      : threads_max_(threads_max), niceness_(niceness) {}
   ~IoThreads();  // runs what is queued, then ends the threads
   IoThreads(const IoThreads&) = delete;
   IoThreads& operator=(const IoThreads&) = delete;
@@ -47,6 +49,7 @@ class IoThreads {
   void start_thread() VARVE_REQUIRES(mutex_);
 
   const unsigned threads_max_;
+  const std::optional<int> niceness_;
   OwnerProcess owner_;
   Mutex mutex_;
   Condition changed_;

@@ -209,7 +209,8 @@ Status PosixFile::read_batch(std::span<ReadRequest> requests) {
 class PosixIo final : public DirectoryIo {
  public:
   PosixIo(Directory directory, const Options& options)
-      : DirectoryIo(std::move(directory), options), threads_(IoThreads::share(std::min(queue_depth(), kThreadsMax))) {}
+      : DirectoryIo(std::move(directory), options),
+        threads_(IoThreads::share(std::min(queue_depth(), kThreadsMax), niceness())) {}
 
  protected:
   std::unique_ptr<File> make_file(OpenFile file) override {

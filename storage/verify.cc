@@ -377,7 +377,7 @@ Result<VerifyReport> verify_store(Io& io, const VerifyOptions& options) {
 
 Result<VerifyReport> verify(Io& io, const VerifyOptions& options) {
   if (options.pace == nullptr) return verify_store(io, options);
-  PacedIo paced(io, *options.pace);
+  PacedReads paced(io, *options.pace);
   return verify_store(paced, options);
 }
 

@@ -11,7 +11,7 @@
 
 #include "storage/io.h"
 #include "storage/manifest.h"
-#include "storage/read_pace.h"
+#include "storage/pace.h"
 #include "storage/store.h"
 
 namespace varve::storage {
@@ -20,7 +20,7 @@ struct VerifyOptions {
   bool deep = false;  ///< unpack every frame and compare every chunk with its name, besides all checksums
   /// Set: read at this pace, from the disk where it can, and no further than until it is stopped. Must outlive the
   /// call.
-  ReadPace* pace = nullptr;
+  Pace* pace = nullptr;
 };
 
 enum class VerifyStatus : std::uint8_t {

@@ -149,7 +149,7 @@ void verify_until(const std::string& store, const std::atomic<bool>& stop, std::
   while (!stop && !testing::Test::HasFailure()) {
     auto io = storage::open_io(store, {});
     ASSERT_OK(io);
-    storage::ReadPace pace(bytes_per_second);
+    storage::Pace pace({.bytes_per_second = bytes_per_second});
     const auto report = storage::verify(**io, {.deep = runs % 4 == 0, .pace = bytes_per_second == 0 ? nullptr : &pace});
     ASSERT_OK(report);
     EXPECT_NE(report->status, VerifyStatus::damage) << describe(*report);

@@ -75,6 +75,10 @@ void add_setup(CLI::App& command, BenchSetup& setup) {
            "make the store anew before it grows beyond that (0: 8 GiB, or four times --size)");
   command.add_option("--threads", setup.threads, "background threads of the engine (0: its default)")
       ->capture_default_str();
+  command.add_option("--nice", setup.nice, "niceness of these threads, added to that of the benchmark")
+      ->check(CLI::Range(0, 19))
+      ->capture_default_str();
+  add_rate(command, "--bytes-per-second", setup.bytes_per_second, "what they may write in a second (0: no bound)");
   add_size(command, "--staging", setup.staging_bytes, "bound of staging memory (0: the engine's default)");
   command.add_option("--huge-pages", setup.huge_pages, "for the protected memory: system, always or never")
       ->check(CLI::IsMember({"system", "always", "never"}))
@@ -98,6 +102,8 @@ Options engine_options(const BenchSetup& setup, const BackEnds& back_ends, const
   options.capture = named<Capture>(back_ends.capture, {{"copy", Capture::copy}, {"fork", Capture::fork}});
   options.io = named<IoBackEnd>(back_ends.io, {{"uring", IoBackEnd::uring}, {"posix", IoBackEnd::posix}});
   options.threads = setup.threads;
+  options.nice = setup.nice;
+  options.bytes_per_second = setup.bytes_per_second;
   options.staging_bytes = setup.staging_bytes;
   return options;
 }
@@ -111,6 +117,9 @@ nlohmann::json header_json(const BenchSetup& setup, const std::string& subcomman
   header["store_file_system"] = file_system_of(setup.store);
   header["memory_huge_pages"] = setup.huge_pages;
   header["memory_offset"] = setup.offset;
+  header["threads"] = setup.threads;
+  header["nice"] = setup.nice;
+  header["bytes_per_second"] = setup.bytes_per_second;
   header["environment"] = nlohmann::json::object();
   for (const char* name : {env::kTracker, env::kCapture, env::kIo})
     if (const char* value = std::getenv(name); value != nullptr) header["environment"][name] = value;

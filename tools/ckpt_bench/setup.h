@@ -32,6 +32,8 @@ struct BenchSetup {
   std::uint64_t max_store_bytes = 0;  ///< 0: by size
   BackEnds back_ends;
   unsigned threads = 0;  ///< of the engine; 0: its default
+  int nice = 0;
+  std::uint64_t bytes_per_second = 0;
   std::uint64_t staging_bytes = 0;
   std::string huge_pages = "system";
   std::uint64_t offset = 0;  ///< of the memory within its first page
@@ -39,7 +41,8 @@ struct BenchSetup {
   std::string command_line;  ///< for the header
 };
 
-/// Adds --store, --keep, --max-store, --threads, --staging, --huge-pages, --offset, --json, --progress.
+/// Adds --store, --keep, --max-store, --threads, --nice, --bytes-per-second, --staging, --huge-pages, --offset, --json,
+/// --progress.
 void add_setup(CLI::App& command, BenchSetup& setup);
 /// Adds --tracker, --capture and --io.
 void add_back_ends(CLI::App& command, BackEnds& back_ends);

@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "storage/read_pace.h"
+#include "storage/pace.h"
 #include "tools/units.h"
 #include "tools/varve/commands.h"
 #include "tools/varve/verify_report.h"
@@ -41,7 +41,7 @@ int run_scrub(const ScrubOptions& options) {
                                                      "give a rate, or read at full speed: varve verify --deep"}),
                   kUsage);
   watch_signals();
-  storage::ReadPace pace(options.rate);
+  storage::Pace pace({.bytes_per_second = options.rate});
   auto report = [&] {
     Progress progress("scrubbing", options.common.show_progress());
     return run_verification(options.store, {.deep = true, .pace = &pace}, [&] {

@@ -82,6 +82,13 @@ struct Options {
   bool verify_on_dedup = false;
   /// Threads that reduce and compress in the background. 0: one.
   std::uint32_t threads = 0;
+  /// Niceness of these threads and of those that write, added to that of the thread that opens the engine: 0 (as the
+  /// program) to 19. What the program itself does for a checkpoint, and what it waits for in restore(), is not in it.
+  int nice = 0;
+  /// Bound of what is written to the store in a second: images, compaction, everything; at least 64 KiB. 0: none. After
+  /// a pause a twentieth of it (64 KiB to 4 MiB) goes at once. A checkpoint with `sync`, wait() and close() keep to it
+  /// too, and so take as long as it says; what the destructor drops does not.
+  std::uint64_t bytes_per_second = 0;
   /// Accept a store that belongs to another user or is writable by others.
   bool allow_foreign_store = false;
 };
@@ -127,6 +134,7 @@ struct ImageResult {
   std::uint64_t reduce_ns = 0;      ///< background: hash, deduplicate, compress, hand to io
   std::uint64_t commit_ns = 0;      ///< background: manifest and flush
   std::uint64_t durable_ns = 0;     ///< from the begin of checkpoint() to durable
+  std::uint64_t paced_ns = 0;       ///< background: of it, waited for Options::bytes_per_second
   Capture capture = Capture::copy;  ///< which one served the most bytes
   std::string capture_why = {};     ///< and why, with the figures that decided
 };

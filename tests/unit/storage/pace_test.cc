@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reading at a pace, and verify() at one: the rate is a bound, the findings are the same, and it can be stopped.
-#include "storage/read_pace.h"
+// Reading and writing at a pace, and verify() at one: the rate is a bound, the findings are the same, and it can be
+// stopped.
+#include "storage/pace.h"
 
 #include <future>
 #include <thread>
@@ -44,8 +45,73 @@ std::vector<std::string> segments_of(const SimulatedDisk& disk) {
   return segments;
 }
 
-TEST(ReadPace, IsABoundHoweverLongNothingWasRead) {
-  ReadPace pace(8 * kMiB);
+/// Takes pieces at an imagined clock, each as soon as it may go; when the last one went.
+std::uint64_t take_all(TokenBucket& bucket, std::uint64_t pieces, std::uint64_t bytes, std::uint64_t now_ns) {
+  for (std::uint64_t i = 0; i < pieces; ++i) {
+    now_ns += bucket.wait_ns(now_ns);
+    EXPECT_EQ(bucket.wait_ns(now_ns), 0U);
+    bucket.take(bytes, now_ns);
+  }
+  return now_ns;
+}
+
+constexpr std::uint64_t kSecondNs = 1'000'000'000;
+
+TEST(TokenBucket, GivesTheRateFromTheFirstByteOn) {
+  TokenBucket bucket({.bytes_per_second = kMiB});
+  EXPECT_EQ(take_all(bucket, 1, kMiB, 5 * kSecondNs), 5 * kSecondNs);
+  EXPECT_EQ(take_all(bucket, 3, kMiB / 2, 5 * kSecondNs), 7 * kSecondNs);  // the last one is not paid for yet
+  // The same in smaller pieces, and with an hour's pause that is not made up for.
+  const std::uint64_t later = 3600 * kSecondNs;
+  EXPECT_EQ(take_all(bucket, 129, kMiB / 64, later), later + 2 * kSecondNs);
+}
+
+TEST(TokenBucket, LetsABurstGoAfterAPauseAndNoMore) {
+  TokenBucket bucket({.bytes_per_second = kMiB, .burst_bytes = kMiB / 4});
+  EXPECT_EQ(take_all(bucket, 5, kMiB / 16, kSecondNs), kSecondNs);  // the burst, and one that is not paid for yet
+  EXPECT_EQ(bucket.wait_ns(kSecondNs), kSecondNs / 16);
+  const std::uint64_t end = take_all(bucket, 16, kMiB / 16, kSecondNs);
+  EXPECT_EQ(end, 2 * kSecondNs);
+  EXPECT_EQ(bucket.wait_ns(end + kSecondNs / 16), 0U);
+  EXPECT_EQ(take_all(bucket, 5, kMiB / 16, 100 * kSecondNs), 100 * kSecondNs) << "the burst is there again";
+  EXPECT_GT(bucket.wait_ns(100 * kSecondNs), 0U) << "and only once";
+}
+
+TEST(TokenBucket, WithoutARateNothingWaits) {
+  TokenBucket bucket({});
+  EXPECT_EQ(take_all(bucket, 1000, std::uint64_t{1} << 40, 7), 7U);
+}
+
+TEST(Pace, EveryWriteGoesThroughItAndNoRead) {
+  SimulatedDisk disk;
+  auto pace = std::make_shared<Pace>(PaceOptions{});
+  PacedWrites io(disk.open(), pace);
+  const auto content = test::random_bytes(8192, 1);
+  {
+    auto file = io.open("file", OpenMode::create);
+    ASSERT_OK(file);
+    ASSERT_OK((*file)->submit_write(0, content));
+    ASSERT_OK((*file)->submit_write(content.size(), content));
+    ASSERT_OK((*file)->sync());
+  }
+  EXPECT_EQ(pace->bytes(), 2 * content.size());
+  auto file = io.open("file", OpenMode::read);
+  ASSERT_OK(file);
+  std::vector<std::byte> back(content.size());
+  ASSERT_OK((*file)->read(content.size(), back));
+  EXPECT_EQ(back, content);
+  EXPECT_EQ(pace->bytes(), 2 * content.size());
+
+  auto again = io.open("file", OpenMode::write);
+  ASSERT_OK(again);
+  pace->stop();
+  const auto refused = (*again)->submit_write(0, content);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().os_errno(), ECANCELED);
+}
+
+TEST(Pace, IsABoundHoweverLongNothingWasRead) {
+  Pace pace({.bytes_per_second = 8 * kMiB});
   std::this_thread::sleep_for(std::chrono::milliseconds(100));  // not to be made up for
   const std::uint64_t begin = monotonic_ns();
   for (int i = 0; i < 12; ++i) ASSERT_TRUE(pace.take(kMiB / 4));
@@ -55,8 +121,8 @@ TEST(ReadPace, IsABoundHoweverLongNothingWasRead) {
   EXPECT_EQ(pace.bytes(), 3 * kMiB);
 }
 
-TEST(ReadPace, StoppingWakesWhoWaits) {
-  ReadPace pace(1);
+TEST(Pace, StoppingWakesWhoWaits) {
+  Pace pace({.bytes_per_second = 1});
   ASSERT_TRUE(pace.take(kMiB));  // twelve days
   auto waiting = std::async(std::launch::async, [&] { return pace.take(1); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -65,13 +131,13 @@ TEST(ReadPace, StoppingWakesWhoWaits) {
   EXPECT_FALSE(pace.take(1));
 }
 
-TEST(ReadPace, VerifyFindsTheSameAtAPace) {
+TEST(Pace, VerifyFindsTheSameAtAPace) {
   SimulatedDisk disk = make_disk();
   for (const bool damage : {false, true}) {
     if (damage) disk.flip_bit(segments_of(disk)[1], 3 * test::kPage, 3);
     auto io = disk.open();
     auto fast = verify(*io, {.deep = true});
-    ReadPace pace(4 * kMiB);
+    Pace pace({.bytes_per_second = 4 * kMiB});
     const std::uint64_t begin = monotonic_ns();
     auto slow = verify(*io, {.deep = true, .pace = &pace});
     const double seconds = static_cast<double>(monotonic_ns() - begin) / 1e9;
@@ -91,7 +157,7 @@ TEST(ReadPace, VerifyFindsTheSameAtAPace) {
 /// What a verification says that is stopped after some bytes.
 VerifyReport stopped_after(SimulatedDisk& disk, std::uint64_t bytes) {
   auto io = disk.open();
-  ReadPace pace(2 * kMiB);
+  Pace pace({.bytes_per_second = 2 * kMiB});
   auto running = std::async(std::launch::async, [&] { return verify(*io, {.deep = true, .pace = &pace}); });
   while (pace.bytes() < bytes) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   pace.stop();
@@ -100,7 +166,7 @@ VerifyReport stopped_after(SimulatedDisk& disk, std::uint64_t bytes) {
   return report ? *report : VerifyReport{};
 }
 
-TEST(ReadPace, AStoppedVerifySaysSoAndWhatItFoundBefore) {
+TEST(Pace, AStoppedVerifySaysSoAndWhatItFoundBefore) {
   SimulatedDisk disk = make_disk();
   const VerifyReport early = stopped_after(disk, 1);
   EXPECT_TRUE(early.interrupted);
