@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/bytes.h"
+#include "storage/shuffle_kernels.h"
 #include "tests/support/store_shadow.h"
 
 namespace varve::storage {
@@ -71,6 +72,36 @@ TEST(Shuffle, IsUndoneForEveryElementSizeAndLength) {
       for (std::size_t i = 0; i < n; ++i)
         for (std::size_t b = 0; b < element; ++b)
           ASSERT_EQ(shuffled[b * n + i], from[i * element + b]) << element << " " << bytes;
+    }
+  }
+}
+
+TEST(Shuffle, IsTheSameInEveryInstructionSet) {
+  std::size_t count = 0;
+  const ShuffleKernels* const* all = shuffle_kernels(&count);
+  for (std::size_t k = 0; k < count; ++k) {
+    const ShuffleKernels& kernels = *all[k];
+    for (std::size_t element = kMinElementBytes; element <= kMaxElementBytes; ++element) {
+      for (const std::size_t n :
+           {std::size_t{0}, std::size_t{15}, std::size_t{16}, std::size_t{79}, std::size_t{1000}}) {
+        // Exactly as long as they may be, so that a sanitizer sees what is read or written beyond.
+        const auto from = test::random_bytes(n * element, n);
+        std::vector<std::byte> shuffled(n * element);
+        std::vector<std::byte> back(n * element);
+        const std::size_t done = kernels.shuffle(from.data(), n, element, shuffled.data());
+        ASSERT_LE(done, n);
+        ASSERT_TRUE(n < 1000 || done >= 900) << kernels.name << " " << element << " " << done;
+        for (std::size_t i = 0; i < done; ++i)
+          for (std::size_t b = 0; b < element; ++b)
+            ASSERT_EQ(shuffled[b * n + i], from[i * element + b]) << kernels.name << " " << element << " " << n;
+        for (std::size_t i = done; i < n; ++i)
+          for (std::size_t b = 0; b < element; ++b) shuffled[b * n + i] = from[i * element + b];
+        const std::size_t undone = kernels.unshuffle(shuffled.data(), n, element, back.data());
+        ASSERT_EQ(undone, done) << kernels.name << " " << element;
+        ASSERT_TRUE(
+            std::equal(back.begin(), back.begin() + static_cast<std::ptrdiff_t>(undone * element), from.begin()))
+            << kernels.name << " " << element << " " << n;
+      }
     }
   }
 }
