@@ -18,6 +18,7 @@ struct Command {
 Command add_list(CLI::App& parent);
 Command add_show(CLI::App& parent);
 Command add_diff(CLI::App& parent);
+Command add_report(CLI::App& parent);
 Command add_verify(CLI::App& parent);
 Command add_scrub(CLI::App& parent);
 Command add_export(CLI::App& parent);

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# Run when a piece of the page changed: FOLDER/report.{html,css,js} become string literals in OUTPUT.
+set(text "// Made by tools/report/embed.cmake.\n#include \"tools/report/page_pieces.h\"\n\n")
+string(APPEND text "namespace varve::tools::page {\n")
+foreach(named Html.html Css.css Js.js)
+  string(REPLACE "." ";" named ${named})
+  list(GET named 0 name)
+  list(GET named 1 piece)
+  file(READ ${FOLDER}/report.${piece} content)
+  if(content MATCHES "\\)VARVE\"")
+    message(FATAL_ERROR "report.${piece} holds the end of the literal that it is put into")
+  endif()
+  string(APPEND text "const std::string_view k${name} = R\"VARVE(${content})VARVE\";\n")
+endforeach()
+file(WRITE ${OUTPUT} "${text}}  // namespace varve::tools::page\n")
