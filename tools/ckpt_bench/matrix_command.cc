@@ -110,21 +110,25 @@ std::string skipped_text(const std::vector<Skipped>& skipped) {
   return text.empty() ? text : "\n" + text;
 }
 
-int run_matrix(const MatrixOptions& options) {
-  auto header = header_json(options.setup, "matrix");
-  auto all = shapes(options);
-  if (!all) return report("ckpt-bench matrix", all.error(), kUsage);
+Result<BenchResult> measure_matrix(const MatrixOptions& options) {
+  VARVE_TRY_ASSIGN(const auto all, shapes(options));
   std::vector<StallRow> rows;
   std::vector<Skipped> skipped;
-  if (auto ok = measure_all(options, plans(options, *all), rows, skipped); !ok)
-    return report("ckpt-bench matrix", ok.error());
-  auto json = nlohmann::json::array();
-  for (const auto& row : rows) json.push_back(row.json());
+  VARVE_TRY(measure_all(options, plans(options, all), rows, skipped));
+  BenchResult result;
+  for (const auto& row : rows) result.rows.push_back(row.json());
   const auto comparisons = compare_with_forced(rows);
-  header["automatic"] = nlohmann::json::array();
-  for (const auto& comparison : comparisons) header["automatic"].push_back(comparison.json());
-  return print_rows(options.setup, "matrix", std::move(header), std::move(json), skipped_json(skipped),
-                    stall_table(rows) + comparison_table(comparisons) + skipped_text(skipped));
+  result.header["automatic"] = nlohmann::json::array();
+  for (const auto& comparison : comparisons) result.header["automatic"].push_back(comparison.json());
+  result.skipped = skipped_json(skipped);
+  result.text = stall_table(rows) + comparison_table(comparisons) + skipped_text(skipped);
+  result.sections = stall_sections(rows);
+  return result;
+}
+
+int run_matrix(const MatrixOptions& options) {
+  if (auto all = shapes(options); !all) return report("ckpt-bench matrix", all.error(), kUsage);
+  return run_benchmark(options.setup, "matrix", [&options] { return measure_matrix(options); });
 }
 
 CLI::Option* add_choices(CLI::App& app, const std::string& name, std::vector<std::string>& into,
@@ -161,6 +165,7 @@ BenchCommand add_matrix(CLI::App& parent) {
   app->add_option("--full-writes", options->plan.full_writes, "times to write everything in each row; 0: never")
       ->capture_default_str();
   add_setup(*app, options->setup);
+  add_html(*app, options->setup);
   add_footer(
       *app,
       "  ckpt-bench matrix --store /scratch/bench\n"

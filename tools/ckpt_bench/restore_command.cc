@@ -9,24 +9,15 @@
 
 #include "base/clock.h"
 #include "base/try.h"
+#include "tools/ckpt_bench/benchmarks.h"
 #include "tools/ckpt_bench/commands.h"
 #include "tools/ckpt_bench/samples.h"
-#include "tools/ckpt_bench/setup.h"
 #include "tools/ckpt_bench/yardstick.h"
 #include "tools/table.h"
 #include "tools/units.h"
 
 namespace varve::tools {
 namespace {
-
-struct RestoreOptions {
-  BenchSetup setup;
-  std::uint64_t bytes = std::uint64_t{1} << 30;
-  std::vector<std::string> data = {"random"};
-  unsigned repetitions = 3;
-  unsigned deltas = 0;
-  bool cached = false;
-};
 
 struct RestoreRow {
   DataKind data = DataKind::random;
@@ -37,7 +28,7 @@ struct RestoreRow {
 };
 
 // One full image and some deltas of 1 % scattered pages each.
-Status write_chain(const RestoreOptions& options, Scratch& scratch, const Mapping& memory, DataKind data) {
+Status write_chain(const RestoreBench& options, Scratch& scratch, const Mapping& memory, DataKind data) {
   VARVE_TRY(scratch.remove_store());
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
   RegionOptions region;
@@ -55,7 +46,7 @@ Status write_chain(const RestoreOptions& options, Scratch& scratch, const Mappin
   return engine.close();
 }
 
-Status repeat_once(const RestoreOptions& options, Scratch& scratch, const Mapping& expected, RestoreRow& row) {
+Status repeat_once(const RestoreBench& options, Scratch& scratch, const Mapping& expected, RestoreRow& row) {
   VARVE_TRY(check_interrupted());
   const auto segments = scratch.segments();
   if (!options.cached)
@@ -90,7 +81,7 @@ Status repeat_once(const RestoreOptions& options, Scratch& scratch, const Mappin
   return {};
 }
 
-Result<RestoreRow> measure(const RestoreOptions& options, DataKind data, Scratch& scratch) {
+Result<RestoreRow> measure(const RestoreBench& options, DataKind data, Scratch& scratch) {
   Progress progress(fmt::format("ckpt-bench restore, {}", to_string(data)), options.setup.common.show_progress());
   RestoreRow row;
   row.data = data;
@@ -105,7 +96,7 @@ Result<RestoreRow> measure(const RestoreOptions& options, DataKind data, Scratch
   return row;
 }
 
-nlohmann::json as_json(const RestoreRow& row, const RestoreOptions& options) {
+nlohmann::json as_json(const RestoreRow& row, const RestoreBench& options) {
   return {{"workload",
            fmt::format("restore of {} {}, {} deltas", format_bytes(row.bytes), to_string(row.data), options.deltas)},
           {"data", to_string(row.data)},
@@ -137,7 +128,7 @@ std::string as_text(const std::vector<RestoreRow>& rows) {
   return table.text();
 }
 
-Status measure_all(const RestoreOptions& options, std::vector<RestoreRow>& rows) {
+Status measure_all(const RestoreBench& options, std::vector<RestoreRow>& rows) {
   const std::uint64_t needed = options.bytes / 16 * 17 + options.bytes / 50 * options.deltas + (1u << 28);
   VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, needed, options.setup.keep));
   for (const auto& name : options.data) {
@@ -147,20 +138,37 @@ Status measure_all(const RestoreOptions& options, std::vector<RestoreRow>& rows)
   return {};
 }
 
-int run_restore(const RestoreOptions& options) {
-  auto header = header_json(options.setup, "restore");
-  std::vector<RestoreRow> rows;
-  if (auto ok = measure_all(options, rows); !ok) return report("ckpt-bench restore", ok.error());
-  auto json = nlohmann::json::array();
-  for (const auto& row : rows) json.push_back(as_json(row, options));
-  return print_rows(options.setup, "restore", std::move(header), std::move(json), nlohmann::json::array(),
-                    as_text(rows));
+ReportSection section_of(const std::vector<RestoreRow>& rows) {
+  ReportSection section{.title = "Restore",
+                        .text = "The newest image, from opening the store to memory that is right and was compared."};
+  std::vector<plot::BarGroup> rates, times;
+  for (const auto& row : rows) {
+    const std::string name = fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data));
+    rates.push_back({name, {bar_of(0, row.rate), bar_of(1, row.disk_rate, true)}});
+    times.push_back({name, {bar_of(0, row.open), bar_of(1, row.restore), bar_of(2, row.populate, true)}});
+  }
+  section.plots.push_back(plot::bars(
+      {"Speed against the disk alone", "The disk alone: O_DIRECT sequential reading of the store's files.", "rate"},
+      {"restored memory", "disk alone"}, rates));
+  section.plots.push_back(plot::bars({"Time", "Faulting in: as much memory, touched for the first time.", "ns"},
+                                     {"open the store", "restore", "faulting in alone"}, times));
+  return section;
 }
 
 }  // namespace
 
+Result<BenchResult> bench_restore(const RestoreBench& options) {
+  std::vector<RestoreRow> rows;
+  VARVE_TRY(measure_all(options, rows));
+  BenchResult result;
+  for (const auto& row : rows) result.rows.push_back(as_json(row, options));
+  result.text = as_text(rows);
+  result.sections.push_back(section_of(rows));
+  return result;
+}
+
 BenchCommand add_restore(CLI::App& parent) {
-  auto options = std::make_shared<RestoreOptions>();
+  auto options = std::make_shared<RestoreBench>();
   auto* app = parent.add_subcommand("restore",
                                     "Measure restoring the newest image into memory that was never touched, from the\n"
                                     "disk (not its cache); what came back is compared. Beside it: O_DIRECT reading of\n"
@@ -179,12 +187,13 @@ BenchCommand add_restore(CLI::App& parent) {
   app->add_flag("--cached", options->cached, "leave the store in the page cache");
   add_back_ends(*app, options->setup.back_ends);
   add_setup(*app, options->setup);
+  add_html(*app, options->setup);
   add_footer(*app,
              "  ckpt-bench restore --size 1GiB --data particles --deltas 20 --store /scratch/bench\n"
              "  ckpt-bench restore --size 1GiB --huge-pages always --store /scratch/bench --json\n");
   return {app, [options](const std::string& command_line) {
             options->setup.command_line = command_line;
-            return run_restore(*options);
+            return run_benchmark(options->setup, "restore", [&] { return bench_restore(*options); });
           }};
 }
 

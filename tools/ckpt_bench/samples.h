@@ -18,6 +18,7 @@ class Samples {
   void add(double value) { values_.push_back(value); }
   bool empty() const { return values_.empty(); }
   std::size_t count() const { return values_.size(); }
+  const std::vector<double>& values() const { return values_; }  ///< as they came
 
   /// The value below which this share of the samples lies (nearest rank); 0 when there are none.
   double quantile(double share) const;

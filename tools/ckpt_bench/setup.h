@@ -28,6 +28,7 @@ struct BackEnds {
 struct BenchSetup {
   CommonOptions common;
   std::string store;
+  std::string html;  ///< where to draw the result; empty: nowhere
   bool keep = false;
   std::uint64_t max_store_bytes = 0;  ///< 0: by size
   BackEnds back_ends;

@@ -37,6 +37,7 @@ class StallRun {
   Status checkpoint_iteration(bool counted);
   Status measure_floor(const std::vector<std::uint32_t>& pages);
   Status collect();
+  Status look_at_chain();
   EpochTime epoch(std::span<std::byte> memory, const std::vector<std::uint32_t>& pages) {
     return run_epoch(memory, pages, plan_.shape.data, ++salt_);
   }
@@ -138,6 +139,12 @@ Status StallRun::collect() {
   row_.mistaken.add(image.mistaken_pages);
   row_.unlisted.add(image.unlisted_bytes);
   row_.capture_why = image.capture_why;
+  row_.stages.push_back({.stall_ns = image.stall_ns,
+                         .scan_ns = image.scan_ns,
+                         .capture_ns = image.capture_ns,
+                         .reduce_ns = image.reduce_ns,
+                         .commit_ns = image.commit_ns,
+                         .durable_ns = image.durable_ns});
   progress_.update(++done_, plan_.epochs, "checkpoints");
   return {};
 }
@@ -209,6 +216,15 @@ unsigned StallRun::round_size() const {
   return static_cast<unsigned>(std::min<std::uint64_t>(wanted, most));
 }
 
+// What the store's manifests tell of the last engines' images, for the plots.
+Status StallRun::look_at_chain() {
+  progress_.update("reading the store");
+  VARVE_TRY_ASSIGN(auto store, open_store({.directory = scratch_.store()}));
+  VARVE_TRY_ASSIGN(auto survey, survey_store(*store, {}));
+  if (!survey.chains.empty()) row_.chain = std::move(survey.chains.front());
+  return {};
+}
+
 Result<StallRow> StallRun::run() {
   VARVE_TRY(prepare());
   const unsigned size = round_size();
@@ -222,6 +238,7 @@ Result<StallRow> StallRun::run() {
   }
   row_.listing = listing_->by_pagemap_scan() ? "PAGEMAP_SCAN" : "/proc/self/pagemap";
   row_.store_bytes = scratch_.store_bytes();
+  if (!setup_.html.empty()) VARVE_TRY(look_at_chain());
   return std::move(row_);
 }
 

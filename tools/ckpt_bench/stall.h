@@ -14,11 +14,15 @@
 // Before each cut the image before it is awaited, so that the figures are those of a writer that keeps up.
 #pragma once
 
+#include <optional>
+
 #include <nlohmann/json.hpp>
 
+#include "tools/ckpt_bench/bench_report.h"
 #include "tools/ckpt_bench/samples.h"
 #include "tools/ckpt_bench/setup.h"
 #include "tools/ckpt_bench/workload.h"
+#include "tools/report/survey.h"
 
 namespace varve::tools {
 
@@ -28,6 +32,11 @@ struct StallPlan {
   unsigned epochs = 30;  ///< checkpoints that are counted
   unsigned warm_up = 3;
   unsigned full_writes = 5;  ///< of the yardstick; 0: none
+};
+
+/// Of one checkpoint; as in ImageResult.
+struct StageTimes {
+  std::uint64_t stall_ns = 0, scan_ns = 0, capture_ns = 0, reduce_ns = 0, commit_ns = 0, durable_ns = 0;
 };
 
 struct StallRow {
@@ -46,6 +55,8 @@ struct StallRow {
   std::uint64_t resident_growth_bytes = 0;  ///< of the process, from before the engine to the end
   std::uint64_t store_bytes = 0;            ///< allocated on disk, after a clean close
   std::uint64_t images = 0;                 ///< in that store
+  std::vector<StageTimes> stages;           ///< of the checkpoints that are counted
+  std::optional<SurveyedChain> chain;       ///< of the last store, when the result is to be drawn
   unsigned stores = 1;                      ///< made one after the other, to bound the disk
 
   double slowdown() const;             ///< of the epochs, without the stall
@@ -77,6 +88,8 @@ std::string comparison_table(const std::vector<Comparison>& comparisons);
 
 /// The rows as a table.
 std::string stall_table(const std::vector<StallRow>& rows);
+/// The rows as plots, with the heat maps of those that have a chain.
+std::vector<ReportSection> stall_sections(const std::vector<StallRow>& rows);
 /// What a single row has to say besides the table.
 std::string stall_details(const StallRow& row);
 

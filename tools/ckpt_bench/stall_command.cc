@@ -26,11 +26,13 @@ Result<StallRow> run_one(const StallOptions& options) {
 
 int run_stall(StallOptions& options) {
   options.plan.shape.pattern = options.pattern == "contiguous" ? Pattern::contiguous : Pattern::scattered;
-  auto header = header_json(options.setup, "stall");
-  auto row = run_one(options);
-  if (!row) return report("ckpt-bench stall", row.error());
-  return print_rows(options.setup, "stall", std::move(header), nlohmann::json::array({row->json()}),
-                    nlohmann::json::array(), stall_table({*row}) + stall_details(*row));
+  return run_benchmark(options.setup, "stall", [&options]() -> Result<BenchResult> {
+    std::vector<StallRow> rows;
+    VARVE_TRY_ASSIGN(auto row, run_one(options));
+    rows.push_back(std::move(row));
+    return BenchResult{
+        .rows = {rows[0].json()}, .text = stall_table(rows) + stall_details(rows[0]), .sections = stall_sections(rows)};
+  });
 }
 
 }  // namespace
@@ -58,6 +60,7 @@ BenchCommand add_stall(CLI::App& parent) {
       ->capture_default_str();
   add_back_ends(*app, options->plan.back_ends);
   add_setup(*app, options->setup);
+  add_html(*app, options->setup);
   add_footer(
       *app,
       "  ckpt-bench stall --size 1GiB --dirty 1% --pattern contiguous --epochs 30 --store /scratch/bench\n"

@@ -7,22 +7,15 @@
 #include <fmt/format.h>
 
 #include "base/try.h"
+#include "tools/ckpt_bench/benchmarks.h"
 #include "tools/ckpt_bench/commands.h"
 #include "tools/ckpt_bench/samples.h"
-#include "tools/ckpt_bench/setup.h"
 #include "tools/ckpt_bench/yardstick.h"
 #include "tools/table.h"
 #include "tools/units.h"
 
 namespace varve::tools {
 namespace {
-
-struct ThroughputOptions {
-  BenchSetup setup;
-  std::uint64_t bytes = std::uint64_t{1} << 30;
-  std::vector<std::string> data = {"random"};
-  unsigned repetitions = 3;
-};
 
 struct ThroughputRow {
   DataKind data = DataKind::random;
@@ -35,7 +28,7 @@ struct ThroughputRow {
   bool direct = true;
 };
 
-Status repeat_once(const ThroughputOptions& options, Scratch& scratch, const Mapping& memory, ThroughputRow& row) {
+Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mapping& memory, ThroughputRow& row) {
   VARVE_TRY(check_interrupted());
   VARVE_TRY(scratch.remove_store());
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
@@ -62,7 +55,7 @@ Status repeat_once(const ThroughputOptions& options, Scratch& scratch, const Map
   return {};
 }
 
-Result<ThroughputRow> measure(const ThroughputOptions& options, DataKind data, Scratch& scratch) {
+Result<ThroughputRow> measure(const ThroughputBench& options, DataKind data, Scratch& scratch) {
   Progress progress(fmt::format("ckpt-bench throughput, {}", to_string(data)), options.setup.common.show_progress());
   ThroughputRow row;
   row.data = data;
@@ -118,7 +111,7 @@ std::string as_text(const std::vector<ThroughputRow>& rows) {
   return table.text();
 }
 
-Status measure_all(const ThroughputOptions& options, std::vector<ThroughputRow>& rows) {
+Status measure_all(const ThroughputBench& options, std::vector<ThroughputRow>& rows) {
   // The store and, once it is closed, the yardstick beside it; incompressible data takes a little more than its size.
   VARVE_TRY_ASSIGN(auto scratch,
                    Scratch::create(options.setup.store, options.bytes / 8 * 17 + (1u << 28), options.setup.keep));
@@ -129,20 +122,48 @@ Status measure_all(const ThroughputOptions& options, std::vector<ThroughputRow>&
   return {};
 }
 
-int run_throughput(const ThroughputOptions& options) {
-  auto header = header_json(options.setup, "throughput");
-  std::vector<ThroughputRow> rows;
-  if (auto ok = measure_all(options, rows); !ok) return report("ckpt-bench throughput", ok.error());
-  auto json = nlohmann::json::array();
-  for (const auto& row : rows) json.push_back(as_json(row));
-  return print_rows(options.setup, "throughput", std::move(header), std::move(json), nlohmann::json::array(),
-                    as_text(rows));
+ReportSection section_of(const std::vector<ThroughputRow>& rows) {
+  ReportSection section{.title = "Full images", .text = "From the cut to durable."};
+  std::vector<plot::BarGroup> rates, sizes;
+  std::vector<plot::Lane> lanes;
+  for (const auto& row : rows) {
+    const std::string name = fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data));
+    rates.push_back({name, {bar_of(0, row.rate), bar_of(1, row.written_rate), bar_of(2, row.disk_rate, true)}});
+    sizes.push_back({name,
+                     {{.series = 0, .value = static_cast<double>(row.bytes), .reference = true, .note = {}},
+                      bar_of(1, row.written)}});
+    const double stall = row.stall.median(), reduced = row.durable.median() - row.commit.median();
+    const double taken = std::max(stall, reduced - row.reduce.median());
+    lanes.push_back(
+        {name, {{0, 0, stall}, {1, stall, taken}, {2, taken, reduced}, {3, reduced, row.durable.median()}}});
+  }
+  section.plots.push_back(plot::bars(
+      {"Speed against the disk alone",
+       "The disk alone: O_DIRECT sequential writing of as many bytes to a fresh, preallocated file, with its flush.",
+       "rate"},
+      {"protected memory", "written to disk", "disk alone"}, rates));
+  section.plots.push_back(
+      plot::bars({"Bytes on disk", "Frames with names, manifest, padding.", "bytes"}, {"memory", "written"}, sizes));
+  section.plots.push_back(plot::stages({"Stage by stage", "Medians.", "ns"},
+                                       {"stall", "wait for a thread", "reduce and write", "manifest and flush"},
+                                       lanes));
+  return section;
 }
 
 }  // namespace
 
+Result<BenchResult> bench_throughput(const ThroughputBench& options) {
+  std::vector<ThroughputRow> rows;
+  VARVE_TRY(measure_all(options, rows));
+  BenchResult result;
+  for (const auto& row : rows) result.rows.push_back(as_json(row));
+  result.text = as_text(rows);
+  result.sections.push_back(section_of(rows));
+  return result;
+}
+
 BenchCommand add_throughput(CLI::App& parent) {
-  auto options = std::make_shared<ThroughputOptions>();
+  auto options = std::make_shared<ThroughputBench>();
   auto* app = parent.add_subcommand("throughput",
                                     "Measure a full image from the cut to durable, in turns with O_DIRECT sequential\n"
                                     "writing and fdatasync(2) of as many bytes to a fresh, preallocated file.");
@@ -156,12 +177,13 @@ BenchCommand add_throughput(CLI::App& parent) {
       ->capture_default_str();
   add_back_ends(*app, options->setup.back_ends);
   add_setup(*app, options->setup);
+  add_html(*app, options->setup);
   add_footer(*app,
              "  ckpt-bench throughput --size 1GiB --data random,particles --store /scratch/bench\n"
              "  ckpt-bench throughput --size 4GiB --data field --store /scratch/bench --json | jq '.rows[0]'\n");
   return {app, [options](const std::string& command_line) {
             options->setup.command_line = command_line;
-            return run_throughput(*options);
+            return run_benchmark(options->setup, "throughput", [&] { return bench_throughput(*options); });
           }};
 }
 

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Measurements that a subcommand of their own and `all` run.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tools/ckpt_bench/bench_report.h"
+#include "tools/ckpt_bench/setup.h"
+
+namespace varve::tools {
+
+struct ThroughputBench {
+  BenchSetup setup;
+  std::uint64_t bytes = std::uint64_t{1} << 30;
+  std::vector<std::string> data = {"random"};
+  unsigned repetitions = 3;
+};
+/// Full images from the cut to durable, in turns with writing as many bytes. REQUIRES: known kinds of data.
+Result<BenchResult> bench_throughput(const ThroughputBench& options);
+
+struct RestoreBench {
+  BenchSetup setup;
+  std::uint64_t bytes = std::uint64_t{1} << 30;
+  std::vector<std::string> data = {"random"};
+  unsigned repetitions = 3;
+  unsigned deltas = 0;
+  bool cached = false;
+};
+/// Restores, in turns with reading as many bytes and faulting in as much memory. REQUIRES: likewise.
+Result<BenchResult> bench_restore(const RestoreBench& options);
+
+}  // namespace varve::tools
