@@ -4,9 +4,15 @@
 // VARVE_AUDIT: walks whole structures; only in builds with VARVE_AUDIT_ENABLED (preset `audit`).
 #pragma once
 
+#include <string_view>
+
 namespace varve {
 /// Prints file, line and condition to standard error and aborts; waits for a debugger first under VARVE_STOP_ON_FAIL=1.
 [[noreturn]] void check_failed(const char* file, int line, const char* condition) noexcept;
+
+/// Ends the program because it can't go on with what it would see: one line to standard error, by one write(2), since a
+/// thread that waits for us may hold the stream; then as check_failed().
+[[noreturn]] void stop_program(std::string_view message) noexcept;
 }  // namespace varve
 
 #define VARVE_CHECK(condition)                               \

@@ -74,9 +74,12 @@ Status EngineImplementation::check_new_label(const std::string& label, const std
 
 Result<Ticket> EngineImplementation::cut(const CheckpointOptions& options, std::uint64_t begin_ns) {
   VARVE_TRY(check_checkpoint(options, fmt::format("checkpoint of chain '{}'", options_.chain)));
+  VARVE_TRY_ASSIGN(auto skipped, await_lazy());
+  if (skipped.has_value()) return *skipped;
+  const std::string remedy = "checkpoint less often, or allow more images in flight or staging";
   const std::size_t room = options_.images_in_flight;
   if (writer_->in_flight() >= room && options_.when_behind != WhenBehind::wait)
-    return behind(fmt::format("{} images are in flight, and more are not allowed", room));
+    return behind(fmt::format("{} images are in flight, and more are not allowed", room), remedy);
   writer_->wait_for_room(room);
 
   if (hooks_.before_cut) hooks_.before_cut();
@@ -89,7 +92,7 @@ Result<Ticket> EngineImplementation::cut(const CheckpointOptions& options, std::
     cut.job->stall.set(cut.figures);
   }
   if (!ticket) return ticket.error();
-  if (!ticket->has_value()) return behind("staging memory is full of images that are being written");
+  if (!ticket->has_value()) return behind("staging memory is full of images that are being written", remedy);
   return **ticket;
 }
 
@@ -102,11 +105,25 @@ void EngineImplementation::look_at_mappings_again() {
       region->traits.fork_holds_it = traits->fork_holds_it;  // the rest is read by the background
 }
 
-Result<Ticket> EngineImplementation::behind(const std::string& cause) {
+Result<std::optional<Ticket>> EngineImplementation::await_lazy() {
+  if (restoring_lazily() && options_.when_behind != WhenBehind::wait) {
+    VARVE_TRY_ASSIGN(auto ticket, behind(fmt::format("image {} is still being restored lazily", lazy()->image()),
+                                         "wait for it (Engine::wait_restored())"));
+    return std::optional<Ticket>(std::move(ticket));
+  }
+  const Status settled = settle();
+  if (settled) return std::optional<Ticket>();
+  const Error& error = settled.error();
+  return fail(error.code(),
+              {fmt::format("checkpoint of chain '{}' refused", options_.chain),
+               fmt::format("{}: {}", error.what(), error.cause()), error.remedy()},
+              error.os_errno());
+}
+
+Result<Ticket> EngineImplementation::behind(const std::string& cause, const std::string& remedy) {
   if (options_.when_behind == WhenBehind::fail)
-    return fail(ErrorCode::busy,
-                {fmt::format("checkpoint of chain '{}' refused", options_.chain), cause,
-                 "checkpoint less often, or allow more images in flight or staging; the next image holds these pages"});
+    return fail(ErrorCode::busy, {fmt::format("checkpoint of chain '{}' refused", options_.chain), cause,
+                                  remedy + "; the next image holds these pages"});
   auto state = std::make_shared<Ticket::State>(options_.chain, 0);
   ImageResult skipped;
   skipped.skipped = true;
@@ -119,6 +136,10 @@ Status EngineImplementation::list_suspects(ImageJob& job) {
   job.regions.reserve(regions_.all().size());
   for (const auto& [name, region] : regions_.all()) {
     RegionCut cut{region, region->exclusions, writer_->take_spare_runs()};
+    if (region->tracking == nullptr && region->whole_pages().size_bytes() != 0) {  // it was lost after a lazy restore
+      VARVE_TRY(track_again(*region));
+      region->capture_all.store(true, std::memory_order_release);
+    }
     if (region->tracking != nullptr) VARVE_TRY(region->tracking->cut(job.epoch, cut.suspects));
     chunks_.clear();
     suspect_chunks(*region, cut.suspects, chunks_);

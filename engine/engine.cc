@@ -76,6 +76,13 @@ Result<ImageInfo> Engine::restore(std::string_view image, const RestoreOptions& 
   if (implementation_ == nullptr) return moved_from("restore()");
   return implementation_->restore(image, options);
 }
+Status Engine::wait_restored() {
+  if (implementation_ == nullptr) return moved_from("wait_restored()");
+  return implementation_->wait_restored();
+}
+LazyStatus Engine::lazy_status() const {
+  return implementation_ == nullptr ? LazyStatus() : implementation_->lazy_status();
+}
 Result<std::vector<ImageInfo>> Engine::images() {
   if (implementation_ == nullptr) return moved_from("images()");
   return implementation_->images();

@@ -131,6 +131,8 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
 
 EngineImplementation::~EngineImplementation() {
   MutexLock lock(api_mutex_);
+  if (!closed_) [[maybe_unused]]
+    const Status ended = end_lazy();  // memory that its owner goes on using is whole
   if (pace_ != nullptr) pace_->stop();  // else dropping would take as long as writing
   if (writer_ != nullptr) writer_->stop(BackgroundWriter::Stop::drop);
 }
@@ -174,6 +176,7 @@ Status EngineImplementation::unprotect(std::string_view name) {
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
   VARVE_TRY_ASSIGN(const auto region, regions_.find(name, "unprotection of"));
+  settle_anyhow();
   regions_.remove(name);
   MutexLock cooling(cooling_mutex_);  // from here on the background does not touch its memory
   region->ended = true;
@@ -186,6 +189,7 @@ Status EngineImplementation::exclude(std::string_view name, std::size_t offset, 
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
+  settle_anyhow();
   return regions_.exclude(name, offset, bytes);
 }
 
@@ -193,6 +197,7 @@ Status EngineImplementation::touch(const void* address, std::size_t bytes) {
   VARVE_TRY(check_process("declaring memory written"));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open("declaring memory written"));
+  settle_anyhow();
   return regions_.touch(address, bytes);
 }
 
@@ -230,8 +235,9 @@ Choices EngineImplementation::choices() {
   if (!owner_.is_this()) return {};
   MutexLock lock(api_mutex_);
   std::vector<const tracker::Tracking*> trackings;
+  const bool tracked = !restoring_lazily();
   for (const auto& [name, region] : regions_.all())
-    if (region->tracking != nullptr) trackings.push_back(region->tracking.get());
+    if (tracked && region->tracking != nullptr) trackings.push_back(region->tracking.get());
   Choices choices;
   choices.tracker = describe_tracker(wanted_, trackings);
   choices.capture = capturer_ == nullptr ? "closed" : capturer_->describe();
@@ -252,7 +258,7 @@ MemoryUse EngineImplementation::memory_use() {
   use.other_bytes = statistics.writer_bytes + writer_->memory_bytes() + spans_.capacity() * sizeof(MemorySpan) +
                     chunks_.capacity() * sizeof(ChunkRange);
   for (const auto& [name, region] : regions_.all())
-    use.other_bytes += sizeof(Region) + region->committed.names.memory_bytes();
+    use.other_bytes += sizeof(Region) + region->grid.count() * sizeof(storage::ChunkName);  // committed names
   return use;
 }
 
@@ -267,6 +273,7 @@ Status EngineImplementation::close() {
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
+  const Status restored = end_lazy();
   closed_ = true;
   writer_->stop(BackgroundWriter::Stop::finish);
   const auto failure = writer_->take_failure(BackgroundWriter::Failure::last);
@@ -279,6 +286,7 @@ Status EngineImplementation::close() {
   store_.reset();
   capturer_.reset();
   if (failure.has_value()) return *failure;
+  if (!restored) return restored.error();
   return sealed;
 }
 

@@ -124,6 +124,26 @@ Result<std::vector<AddressRange>> mappings_not_held_by_fork(const std::string& p
   return found;
 }
 
+Result<std::vector<AddressRange>> private_anonymous_mappings() {
+  std::vector<AddressRange> found;
+  VARVE_TRY(read_lines("/proc/self/maps", [&](std::string_view text) {
+    std::string_view permissions;
+    AddressRange next;
+    if (parse_header(text, next.begin, next.end, permissions) && permissions.starts_with("rw") &&
+        permissions[3] == 'p' && !maps_file(text) && text.find("[stack") == std::string_view::npos)
+      found.push_back(next);
+    return true;
+  }));
+  return found;
+}
+
+Result<std::optional<std::uint32_t>> protection_of_range(AddressRange range) {
+  MappingReader reader(range.begin, range.end);
+  VARVE_TRY(read_lines("/proc/self/maps", [&](std::string_view text) { return reader.line(text); }));
+  const MappingTraits traits = reader.finish();
+  return traits.mapped ? std::optional(traits.protection) : std::nullopt;
+}
+
 Status read_lines(const std::string& path, const std::function<bool(std::string_view)>& consume) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid()) return os_error("reading of " + path + " failed", errno);

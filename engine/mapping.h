@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,6 +47,13 @@ struct AddressRange {
 /// ones, which the child sees change, and those with MADV_WIPEONFORK, which are zero there. Reads smaps, or maps where
 /// there is no smaps, which does not tell the second kind.
 Result<std::vector<AddressRange>> mappings_not_held_by_fork(const std::string& process);
+
+/// The private anonymous mappings of this process that may be read and written, stacks left out, ascending. Two that
+/// touch are two: the kernel tells them apart, so what is done to both at once may fail.
+Result<std::vector<AddressRange>> private_anonymous_mappings();
+
+/// The protection that all of a range has (PROT_*); empty where part of it is not mapped. Asks no page tables.
+Result<std::optional<std::uint32_t>> protection_of_range(AddressRange range);
 
 /// Calls `consume` with each line of the file until it returns false. The error of opening or reading.
 Status read_lines(const std::string& path, const std::function<bool(std::string_view)>& consume);

@@ -13,6 +13,7 @@
 #include "base/fault_point.h"
 #include "base/try.h"
 #include "engine/chain.h"
+#include "engine/mapping.h"
 
 namespace varve {
 namespace {
@@ -25,7 +26,6 @@ constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
 /// What is populated by one call, so that a long one does not hold the address space's lock.
 constexpr std::uintptr_t kPopulateBytes = std::uintptr_t{64} << 20;
 constexpr std::uint64_t kClearBytes = 4096;
-constexpr unsigned kChunkBits = 40;  // of a tag; the rest is the target's index
 
 tracker::PageRange pages_around(const Region& region) {
   return {round_down(region.address(), tracker::page_bytes()),
@@ -100,7 +100,9 @@ class Filler {
     for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t first_name) {
       const auto extent = grid.extent(ChunkRange{run.first, run.count});
       if (run.kind == storage::RunKind::zero) return clear(target, extent);
-      populating = populating && populate(*target.region, extent);
+      // Only what is filled: the rest may be restored lazily, and is not there to be populated.
+      for_each_part(target, extent,
+                    [&](const ByteRange& part) { populating = populating && populate(*target.region, part); });
       named.push_back(run);
       first_names.push_back(first_name);
     });
@@ -108,8 +110,7 @@ class Filler {
       for (std::uint64_t k = 0; k < named[i].count; ++k) {
         const std::uint64_t chunk = named[i].first + k;
         requests_.push_back({target.record->names[first_names[i] + k],
-                             static_cast<std::uint32_t>(grid.extent(chunk).bytes),
-                             (static_cast<std::uint64_t>(index) << kChunkBits) | chunk});
+                             static_cast<std::uint32_t>(grid.extent(chunk).bytes), fill_tag(index, chunk)});
         if (requests_.size() >= kRequestsMax) VARVE_TRY(flush());
       }
     return {};
@@ -124,9 +125,9 @@ class Filler {
 
   // Called from several threads at once.
   void deliver(std::uint64_t tag, std::span<const std::byte> content) {
-    const FillTarget& target = targets_[tag >> kChunkBits];
+    const FillTarget& target = targets_[target_of_tag(tag)];
     const ChunkGrid grid(*target.record, store_.chunk_bytes());
-    const auto extent = grid.extent(tag & ((std::uint64_t{1} << kChunkBits) - 1));
+    const auto extent = grid.extent(chunk_of_tag(tag));
     for_each_part(target, extent, [&](const ByteRange& part) {
       std::memcpy(target.region->begin + part.offset, content.data() + (part.offset - extent.offset), part.bytes);
     });
@@ -155,11 +156,11 @@ class Filler {
 
 Status check_writable(const Region& region, const std::string& image) {
   VARVE_TRY(tracker::Service::process().writable(pages_around(region)));
-  VARVE_TRY_ASSIGN(const auto traits, inspect_mapping(region.begin, region.bytes()));
-  if (traits.mapped && (traits.protection & PROT_WRITE) != 0) return {};
+  VARVE_TRY_ASSIGN(const auto protection, protection_of_range({region.address(), region.address() + region.bytes()}));
+  if (protection.has_value() && (*protection & PROT_WRITE) != 0) return {};
   return fail(ErrorCode::invalid_argument,
               {fmt::format("restore of image {} refused", image),
-               fmt::format("{} is {}", describe(region), traits.mapped ? "read-only" : "no longer mapped"),
+               fmt::format("{} is {}", describe(region), protection.has_value() ? "read-only" : "no longer mapped"),
                "make it writable (mprotect(2)) for the time of the restore; nothing was changed"});
 }
 

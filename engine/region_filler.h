@@ -25,6 +25,14 @@ struct FillTarget {
   std::vector<ChunkRange> wanted;                 ///< chunks to be filled: ascending, disjoint
 };
 
+/// The tag of a request for a chunk: of which target, and which.
+inline constexpr unsigned kFillChunkBits = 40;
+constexpr std::uint64_t fill_tag(std::uint64_t target, std::uint64_t chunk) {
+  return (target << kFillChunkBits) | chunk;
+}
+constexpr std::size_t target_of_tag(std::uint64_t tag) { return static_cast<std::size_t>(tag >> kFillChunkBits); }
+constexpr std::uint64_t chunk_of_tag(std::uint64_t tag) { return tag & ((std::uint64_t{1} << kFillChunkBits) - 1); }
+
 /// All chunks that the record names.
 std::vector<ChunkRange> all_chunks(const storage::RegionRecord& record);
 /// Those that may differ from what the region holds now: the suspects, and those that are committed under another name.

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "base/fault_point.h"
+#include "base/log.h"
 #include "base/try.h"
 #include "engine/engine_implementation.h"
 #include "engine/region_filler.h"
@@ -32,6 +33,7 @@ Result<bool> EngineImplementation::restore_if_any(const RestoreOptions& options)
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
+  VARVE_TRY(check_restore(options, what));
   VARVE_TRY(drain());
   VARVE_TRY_ASSIGN(const auto held, store_->hold());  // nothing of the image is collected before it is in place
   const auto newest = store_->newest_image(options_.chain);
@@ -43,7 +45,7 @@ Result<bool> EngineImplementation::restore_if_any(const RestoreOptions& options)
     return true;
   }
   if (!newest) return newest.error();
-  VARVE_TRY(restore_image({options_.chain, newest->number}));
+  VARVE_TRY(restore_image({options_.chain, newest->number}, options));
   return true;
 }
 
@@ -52,6 +54,7 @@ Result<ImageInfo> EngineImplementation::restore(std::string_view image, const Re
   VARVE_TRY(check_process(what));
   MutexLock lock(api_mutex_);
   VARVE_TRY(check_open(what));
+  VARVE_TRY(check_restore(options, what));
   VARVE_TRY(drain());
   VARVE_TRY_ASSIGN(const auto held, store_->hold());
   VARVE_TRY(store_->refresh());
@@ -61,7 +64,7 @@ Result<ImageInfo> EngineImplementation::restore(std::string_view image, const Re
     return fall_back(fallback, fallback.begin(image), options);
   }
   VARVE_TRY_ASSIGN(const auto name, parse_image_selector(*store_, image, options_.chain));
-  return restore_image(name);
+  return restore_image(name, options);
 }
 
 Result<ImageInfo> EngineImplementation::fall_back(Fallback& fallback, Result<ImageName> image,
@@ -69,7 +72,7 @@ Result<ImageInfo> EngineImplementation::fall_back(Fallback& fallback, Result<Ima
   for (;;) {
     if (options.skipped != nullptr) *options.skipped = fallback.skipped();
     if (!image) return image.error();
-    auto restored = restore_image(*image);
+    auto restored = restore_image(*image, options);
     if (restored || !is_lost(restored.error())) return restored;
     image = fallback.skip(*image, restored.error());
   }
@@ -82,12 +85,22 @@ Status EngineImplementation::drain() {
   return {};
 }
 
-Result<ImageInfo> EngineImplementation::restore_image(const ImageName& image) {
-  VARVE_TRY_ASSIGN(const auto resolved, resolve_image(*store_, image.chain, image.number));
-  VARVE_TRY(check_machine(resolved));
-  VARVE_TRY(match_regions(resolved));
-  VARVE_TRY(fill_regions(resolved));
-  adopt_restored(resolved);
+Status EngineImplementation::check_restore(const RestoreOptions& options, const std::string& what) {
+  if (!options.lazy || !options.fallback) return {};
+  return fail(
+      ErrorCode::invalid_argument,
+      {what + " refused",
+       "RestoreOptions has lazy and fallback: damage that is met lazily is met when the program runs already, and "
+       "can't fall back",
+       "choose one of them"});
+}
+
+Result<ImageInfo> EngineImplementation::restore_image(const ImageName& image, const RestoreOptions& options) {
+  VARVE_TRY_ASSIGN(auto found, resolve_image(*store_, image.chain, image.number));
+  const auto resolved = std::make_shared<const ResolvedImage>(std::move(found));
+  VARVE_TRY(check_machine(*resolved));
+  VARVE_TRY(match_regions(*resolved));
+  VARVE_TRY(fill_regions(resolved, options));
   ImageInfo info;
   for (const auto& summary : store_->images())
     if (summary.chain == image.chain && summary.number == image.number) info = to_image_info(summary);
@@ -146,19 +159,30 @@ Status EngineImplementation::match_regions(const ResolvedImage& resolved) {
                "protect the same regions with the same sizes as when it was made; nothing was changed"});
 }
 
-Status EngineImplementation::fill_regions(const ResolvedImage& resolved) {
-  const ImageName image{resolved.manifest.chain, resolved.manifest.number};
+Status EngineImplementation::fill_regions(const std::shared_ptr<const ResolvedImage>& resolved,
+                                          const RestoreOptions& options) {
+  const auto image = to_string(ImageName{resolved->manifest.chain, resolved->manifest.number});
+  for (const auto& record : resolved->manifest.regions)
+    VARVE_TRY(check_writable(*regions_.all().find(record.name)->second, image));
+  VARVE_TRY(abandon_lazy());
+  auto lazily = options.lazy ? open_lazily(resolved) : nullptr;
   std::vector<FillTarget> targets;
-  for (const auto& record : resolved.manifest.regions) {
+  for (const auto& record : resolved->manifest.regions) {
     const auto& region = regions_.all().find(record.name)->second;
     FillTarget target{region.get(), &record, record.excluded, {}};
     for (const auto& range : region->exclusions->ranges) insert_range(target.kept, range);
-    VARVE_TRY_ASSIGN(target.wanted, chunks_to_fill(*region, record));
-    VARVE_TRY(check_writable(*region, to_string(image)));
+    if (lazily != nullptr) {
+      target.wanted = all_chunks(record);
+    } else {
+      VARVE_TRY_ASSIGN(target.wanted, chunks_to_fill(*region, record));
+    }
     targets.push_back(std::move(target));
   }
-  half_restored_ = to_string(image);
+  half_restored_ = image;
+  if (lazily != nullptr) take_lazily(*lazily, targets);
   if (const auto filled = fill(*store_, targets); !filled) {
+    lazily.reset();
+    for (const auto& target : targets) VARVE_TRY(track_again(*target.region));
     const Error& cause = filled.error();
     return fail(cause.code(),
                 {fmt::format("restore of image {} failed half-way, and the regions hold neither state", half_restored_),
@@ -168,6 +192,8 @@ Status EngineImplementation::fill_regions(const ResolvedImage& resolved) {
   }
   half_restored_.clear();
   VARVE_FAULT_POINT(restore_done);
+  set_lazy(std::move(lazily));
+  adopt_restored(resolved);
   return {};
 }
 
@@ -186,23 +212,37 @@ Result<std::vector<ChunkRange>> EngineImplementation::chunks_to_fill(Region& reg
   return differing_chunks(region, record, chunks);
 }
 
-void EngineImplementation::adopt_restored(const ResolvedImage& resolved) {
-  const auto& manifest = resolved.manifest;
+void EngineImplementation::adopt_restored(const std::shared_ptr<const ResolvedImage>& resolved) {
+  const auto& manifest = resolved->manifest;
   // A chain's images build on images of the same chain. After one of another chain the next image is full, and every
   // chunk goes through the writer again, which takes those that the store has.
   // Nor may anything depend on images of which a segment that can't be read may say more.
   const bool own = manifest.chain == options_.chain && store_->hiding_segment(options_.chain).empty();
-  image_writer_->set_line({own ? manifest.number : 0, resolved.ancestry.size() - 1});
-  for (const auto& record : manifest.regions) {
-    Region& region = *regions_.all().find(record.name)->second;
-    region.committed.names.forget_all();
-    const bool same_chunks =
-        own && record.grid_offset == region.grid.grid_offset() && record.excluded == region.exclusions->ranges;
-    region.capture_all.store(!same_chunks, std::memory_order_release);
-    if (!same_chunks) continue;
-    region.committed.names.overwrite(record);
-    cooler_->after_restore(region);
+  image_writer_->set_line({own ? manifest.number : 0, resolved->ancestry.size() - 1});
+  std::vector<std::pair<std::shared_ptr<Region>, const storage::RegionRecord*>> restored;
+  for (const auto& record : manifest.regions) restored.emplace_back(regions_.all().find(record.name)->second, &record);
+  const auto adopt = [this, resolved, own, restored = std::move(restored)] {
+    for (const auto& [region, record] : restored) adopt_region(*region, *record, own);
+  };
+  if (const auto streaming = lazy(); streaming != nullptr)
+    streaming->begin(adopt);
+  else
+    adopt();
+}
+
+void EngineImplementation::adopt_region(Region& region, const storage::RegionRecord& record, bool own) {
+  region.committed.names.forget_all();
+  const bool same_chunks =
+      own && record.grid_offset == region.grid.grid_offset() && record.excluded == region.exclusions->ranges;
+  region.capture_all.store(!same_chunks, std::memory_order_release);
+  if (const auto tracked = track_again(region); !tracked) {
+    log::warn_once("engine", tracked.error().message());
+    region.capture_all.store(true, std::memory_order_release);
+    return;
   }
+  if (!same_chunks) return;
+  region.committed.names.overwrite(record);
+  cooler_->after_restore(region);
 }
 
 }  // namespace varve

@@ -179,6 +179,25 @@ struct RestoreOptions {
   /// logged, too. Anything but damage is an error as ever: a region of another size, an image that never was.
   bool fallback = false;
   std::vector<SkippedImage>* skipped = nullptr;  ///< out, newest first; null: not wanted
+  /// Return at once: pages come when they are touched, the rest streams in meanwhile. See docs/restore.md for what it
+  /// needs (a full userfaultfd, private anonymous memory) and what it changes. What can't be restored so is restored
+  /// before the return; Engine::lazy_status() says why. Whole pages of the regions are missing at first: who touches
+  /// one, a system call too, waits for it. Until all is in place checkpoint() waits for that (WhenBehind decides), and
+  /// so do unprotect(), exclude(), touch(), close(), the destructor, and fork(2). Damage that the program meets by
+  /// touching it stops the program with a message (abort(3)); what it has not touched shows in wait_restored(), and
+  /// another restore mends it. Not together with `fallback`.
+  bool lazy = false;
+};
+
+/// The last restore with RestoreOptions::lazy.
+struct LazyStatus {
+  std::string image;               ///< "main/7"; empty: there was none
+  bool streaming = false;          ///< not all of it is in place
+  std::uint64_t lazy_bytes = 0;    ///< that were left to come later; 0: restored eagerly
+  std::uint64_t placed_bytes = 0;  ///< of these, in place by now
+  std::uint64_t faults = 0;        ///< pages that the program had to wait for
+  std::string eager_why = {};      ///< why regions, or all, were restored eagerly; empty: only edges and such
+  std::string failure = {};        ///< what could not be read, when streaming has ended with that
 };
 
 /// Called around cuts; the context is the caller's own. Hooks run in the thread that called the engine, and must not
@@ -229,7 +248,7 @@ class Engine {
 
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
-  /// Drops what is in flight but not committed; call close() to wait for it.
+  /// Drops what is in flight but not committed; call close() to wait for it. Waits for a lazy restore.
   ~Engine();
 
   /// Protects [address, address + bytes). The name is unique in this engine: 1 to 255 bytes of letters, digits and
@@ -259,6 +278,11 @@ class Engine {
   /// is changed); the next image is a delta on the restored one; later images stay as a branch. When it fails half-way
   /// the error says so: the regions then hold neither state, and checkpoint() refuses until a restore succeeds.
   Result<ImageInfo> restore(std::string_view image, const RestoreOptions& options = {});
+  /// Waits until all of a lazy restore is in place; at once where there is none. The error of what could not be read:
+  /// the program runs on what came, is stopped where it touches the rest, and checkpoint() refuses until another
+  /// restore.
+  Status wait_restored();
+  LazyStatus lazy_status() const;
   /// All images of the store, by chain and number.
   Result<std::vector<ImageInfo>> images();
 
