@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Random lazy restores against a plain memory shadow: while an image streams in, several threads read, write and drop
+// random pages; then, or before the end, comes a checkpoint, another restore, or the end of the engine. At every moment
+// memory is what the shadow says, and every image restores to what memory was at its cut.
+//
+//     lazy_restore_property_test [--seed=FIRST] [--seeds=COUNT]
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "tests/integration/lazy_fixture.h"
+#include "tests/support/simulated_io.h"
+
+namespace varve::test {
+namespace {
+
+std::uint64_t first_seed = 1;
+std::uint64_t seed_count = 150;
+
+/// What the seeds came to: a test that does nothing passes, too.
+struct Tally {
+  std::uint64_t lazy_restores = 0;
+  std::uint64_t lazy_bytes = 0;
+  std::uint64_t faults = 0;
+  std::uint64_t still_streaming = 0;  // when the threads had ended
+  std::uint64_t images = 0;
+  std::atomic<std::uint64_t> reads{0};
+};
+Tally tally;
+
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15U + 0x1234567) {}
+  std::uint64_t next() {
+    std::uint64_t z = state_ += 0x9e3779b97f4a7c15U;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
+    return z ^ (z >> 31);
+  }
+  std::uint64_t below(std::uint64_t bound) { return next() % bound; }
+  bool one_in(std::uint64_t n) { return below(n) == 0; }
+
+ private:
+  std::uint64_t state_;
+};
+
+struct Range {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+};
+
+/// One block of memory with up to three regions in it, and what it should hold.
+class Program {
+ public:
+  Program(SimulatedDisk& disk, Random& random)
+      : disk_(disk), random_(random), memory_(150 + random.below(1200)), shadow_(memory_.bytes()) {
+    options_ = small_options("simulated");
+    options_.chunk_bytes = random_.one_in(3) ? 16384 : 4096;
+    options_.threads = static_cast<std::uint32_t>(random_.below(3));
+    std::size_t at = random_.below(3 * page_);
+    for (const char* name : {"a", "b", "c"}) {
+      const std::size_t room = memory_.bytes() - at;
+      if (room < 2 * page_) break;
+      const std::size_t bytes = 1 + random_.below(room - 1);
+      regions_[name] = {at, at + bytes};
+      if (random_.one_in(3)) {
+        const std::size_t begin = random_.below(bytes);
+        const std::size_t length = 1 + random_.below(std::min<std::size_t>(bytes - begin, 5 * page_));
+        excluded_.push_back({at + begin, at + begin + length});
+        exclusions_[name] = {begin, length};
+      }
+      at += bytes + (random_.one_in(2) ? 0 : random_.below(2 * page_));
+      if (at >= memory_.bytes()) break;
+    }
+  }
+
+  void run() {
+    open();
+    scribble();
+    checkpoint();
+    for (int i = 0; i < 3 && !::testing::Test::HasFailure(); ++i) {
+      switch (random_.below(4)) {
+        case 0:
+          if (!engine_->lazy_status().streaming) scribble();
+          checkpoint();
+          break;
+        case 1: reopen(); break;
+        default: break;
+      }
+      restore_and_run();
+    }
+    check("at the end");
+    ASSERT_OK(engine_->close());
+    check("after the end");
+  }
+
+ private:
+  void open() {
+    auto engine = EngineImplementation::open(options_, disk_.open());
+    ASSERT_OK(engine);
+    engine_ = std::move(*engine);
+    for (const auto& [name, range] : regions_)
+      ASSERT_OK(engine_->protect(name, memory_.begin() + range.begin, range.end - range.begin, {}));
+    for (const auto& [name, range] : exclusions_) ASSERT_OK(engine_->exclude(name, range.begin, range.end));
+  }
+
+  void reopen() {
+    if (random_.one_in(2)) {
+      ASSERT_OK(engine_->close());
+    }
+    engine_.reset();
+    check("after the engine's end");
+    open();
+  }
+
+  void scribble() {
+    for (std::uint64_t i = random_.below(40) + 1; i > 0; --i) {
+      const std::size_t at = random_.below(memory_.bytes());
+      const std::size_t bytes = std::min<std::size_t>(memory_.bytes() - at, 1 + random_.below(30 * page_));
+      if (random_.one_in(3))
+        std::fill_n(memory_.begin() + at, bytes, std::byte{0});
+      else
+        fill({memory_.begin() + at, bytes}, random_.next());
+      std::copy_n(memory_.begin() + at, bytes, shadow_.begin() + static_cast<std::ptrdiff_t>(at));
+    }
+  }
+
+  void checkpoint() {
+    const auto ticket = engine_->checkpoint({});
+    ASSERT_OK(ticket);
+    ASSERT_OK(ticket->wait());
+    images_[ticket->image()] = shadow_;
+    ++tally.images;
+  }
+
+  void restore_and_run() {
+    const auto image = std::next(images_.begin(), static_cast<std::ptrdiff_t>(random_.below(images_.size())));
+    if (random_.one_in(2)) scribble_unseen();
+    ASSERT_OK(engine_->restore(std::to_string(image->first), lazily()));
+    ++tally.lazy_restores;
+    for (const auto& [name, range] : regions_)
+      for (std::size_t at = range.begin; at < range.end; ++at)
+        if (!is_excluded(at)) shadow_[at] = image->second[at];
+    run_threads();
+    const auto status = engine_->lazy_status();
+    tally.lazy_bytes += status.lazy_bytes;
+    tally.faults += status.faults;
+    tally.still_streaming += status.streaming ? 1 : 0;
+    switch (random_.below(4)) {
+      case 0: checkpoint(); break;  // while it streams, maybe
+      case 1: break;                // another restore, or the end
+      default: ASSERT_OK(engine_->wait_restored()); break;
+    }
+    if (random_.one_in(3)) check("after a restore");
+  }
+
+  /// Content that the restore must replace: memory that was never touched is not the only kind.
+  void scribble_unseen() {
+    if (engine_->lazy_status().streaming) return;
+    scribble();
+  }
+
+  void run_threads() {
+    const std::size_t count = 1 + random_.below(4);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < count; ++i)
+      threads.emplace_back([this, i, count, seed = random_.next()] { touch(Random(seed), i, count); });
+    for (auto& thread : threads) thread.join();
+  }
+
+  /// Reads and writes pages `mine`, `mine` + `step`, ...; drops some.
+  void touch(Random random, std::size_t mine, std::size_t step) {
+    const std::size_t pages = memory_.bytes() / page_;
+    for (std::uint64_t i = random.below(300); i > 0; --i) {
+      const std::size_t page = random.below(pages) / step * step + mine;
+      if (page >= pages) continue;
+      std::byte* const begin = memory_.page(page);
+      std::byte* const expected = shadow_.data() + page * page_;
+      const std::size_t at = random.below(page_);
+      const std::size_t bytes = 1 + random.below(page_ - at);
+      switch (random.below(8)) {
+        case 0:
+          if (madvise(begin, page_, MADV_DONTNEED) == 0) std::fill_n(expected, page_, std::byte{0});
+          break;
+        case 1:
+        case 2:
+          fill({begin + at, bytes}, random.next());
+          std::copy_n(begin + at, bytes, expected + at);
+          break;
+        default:
+          tally.reads.fetch_add(1);
+          if (std::memcmp(begin + at, expected + at, bytes) != 0)
+            ADD_FAILURE() << "page " << page << " is wrong while it streams";
+      }
+    }
+  }
+
+  bool is_excluded(std::size_t at) const {
+    return std::ranges::any_of(excluded_, [at](const Range& range) { return range.begin <= at && at < range.end; });
+  }
+
+  void check(const std::string& when) {
+    const auto wrong = std::ranges::mismatch(memory_.span(), shadow_).in1 - memory_.span().begin();
+    if (wrong != static_cast<std::ptrdiff_t>(memory_.bytes()))
+      ADD_FAILURE() << "byte " << wrong << " is wrong " << when;
+  }
+
+  SimulatedDisk& disk_;
+  Random& random_;
+  const std::size_t page_ = Pages::page_bytes();
+  const Pages memory_;
+  std::vector<std::byte> shadow_;
+  Options options_;
+  std::map<std::string, Range> regions_;
+  std::map<std::string, Range> exclusions_;  // offset and length within the region
+  std::vector<Range> excluded_;              // of the memory
+  std::map<std::uint64_t, std::vector<std::byte>> images_;
+  EnginePointer engine_;
+};
+
+TEST(LazyRestoreProperty, memory_is_always_what_the_image_and_the_program_made_it) {
+  SKIP_WITHOUT_LAZY();
+  for (std::uint64_t seed = first_seed; seed < first_seed + seed_count; ++seed) {
+    Random random(seed);
+    SimulatedDisk disk(SimulatedOptions{.seed = seed, .direct = random.one_in(2)});
+    Program(disk, random).run();
+    if (!HasFailure()) continue;
+    std::printf("seed %llu failed; repeat it: lazy_restore_property_test --seed=%llu --seeds=1\n",
+                static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed));
+    return;
+  }
+  std::printf("%s\n", fmt::format("{} seeds from {}: {} images, {} lazy restores of {} bytes, {} pages waited for, {} "
+                                  "still streaming when the threads ended, {} reads compared",
+                                  seed_count, first_seed, tally.images, tally.lazy_restores, tally.lazy_bytes,
+                                  tally.faults, tally.still_streaming, tally.reads.load())
+                          .c_str());
+  EXPECT_GT(tally.faults, 0U);
+}
+
+bool parse(std::string_view argument, std::string_view name, std::uint64_t& value) {
+  if (!argument.starts_with(name)) return false;
+  argument.remove_prefix(name.size());
+  const auto parsed = std::from_chars(argument.data(), argument.data() + argument.size(), value);
+  return parsed.ec == std::errc() && parsed.ptr == argument.data() + argument.size();
+}
+
+}  // namespace
+}  // namespace varve::test
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i)
+    if (!varve::test::parse(argv[i], "--seed=", varve::test::first_seed) &&
+        !varve::test::parse(argv[i], "--seeds=", varve::test::seed_count)) {
+      std::fprintf(stderr, "%s: %s is not understood; give --seed=FIRST and --seeds=COUNT\n", argv[0], argv[i]);
+      return 2;
+    }
+  return RUN_ALL_TESTS();
+}
