@@ -51,9 +51,8 @@ void LazyRestore::serve() {
           if (const LazyPiece* piece = pieces_.find(page); piece != nullptr) placed(*piece, page);
       }
     }
-    std::ranges::sort(pages);
-    const auto repeated = std::ranges::unique(pages);
-    pages.erase(repeated.begin(), repeated.end());
+    std::sort(pages.begin(), pages.end());
+    pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
     if (!pages.empty()) serve_faults(pages);
   }
 }
@@ -72,6 +71,7 @@ void LazyRestore::want_around(const LazyPiece& piece, std::uintptr_t page,
   const ChunkGrid& grid = target.region->grid;
   const std::uint64_t chunk = grid.index_of(page - target.region->address());
   const auto found = target.runs->find(chunk);
+  if (found.run.kind != storage::RunKind::named) return;  // zeros have no names
   const std::uint64_t around = std::max<std::uint64_t>(1, kAroundBytes / grid.chunk_bytes());
   const std::uint64_t first = std::max(round_down(chunk, around), found.run.first);
   const std::uint64_t end = std::min(round_down(chunk, around) + around, found.run.first + found.run.count);
@@ -102,8 +102,8 @@ void LazyRestore::serve_faults(std::vector<std::uintptr_t>& pages) {
       want_around(*piece, page, requests);
   }
   std::ranges::sort(requests, {}, &storage::ChunkRequest::tag);
-  const auto repeated = std::ranges::unique(requests, {}, &storage::ChunkRequest::tag);
-  requests.erase(repeated.begin(), repeated.end());
+  const auto same = [](const auto& a, const auto& b) { return a.tag == b.tag; };
+  requests.erase(std::unique(requests.begin(), requests.end(), same), requests.end());
   // What could not be read shows below, where it is asked for alone: a neighbour's damage is no reason to stop.
   [[maybe_unused]] const Status all = read(requests, WhenChanging::leave);
   for (const std::uintptr_t page : pages)
@@ -179,12 +179,14 @@ void LazyRestore::read_apart(std::span<storage::ChunkRequest> requests) {
   const auto missing = [this](const storage::ChunkRequest& request) {
     return pieces_.any_missing(memory_of(request.tag));
   };
-  auto rest =
-      requests.first(static_cast<std::size_t>(std::ranges::partition(requests, missing).begin() - requests.begin()));
+  const auto missing_of = [&](std::span<storage::ChunkRequest> some) {
+    return some.first(static_cast<std::size_t>(std::partition(some.begin(), some.end(), missing) - some.begin()));
+  };
+  auto rest = missing_of(requests);
   if (rest.empty()) return;
   const Status all = read(rest, WhenChanging::wait);
   if (all) return;
-  rest = rest.first(static_cast<std::size_t>(std::ranges::partition(rest, missing).begin() - rest.begin()));
+  rest = missing_of(rest);
   if (rest.size() == 1) lost(rest.front(), all.error());
   if (rest.size() <= 1) return;
   const std::size_t half = rest.size() / 2;
