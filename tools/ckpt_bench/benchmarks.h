@@ -28,6 +28,8 @@ struct RestoreBench {
   unsigned repetitions = 3;
   unsigned deltas = 0;
   bool cached = false;
+  bool lazy = false;     ///< RestoreOptions::lazy
+  bool touched = false;  ///< into memory that was written before
 };
 /// Restores, in turns with reading as many bytes and faulting in as much memory. REQUIRES: likewise.
 Result<BenchResult> bench_restore(const RestoreBench& options);

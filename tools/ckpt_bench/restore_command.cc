@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 #include "base/try.h"
+#include "engine/chain.h"
+#include "storage/store.h"
 #include "tools/ckpt_bench/benchmarks.h"
 #include "tools/ckpt_bench/commands.h"
 #include "tools/ckpt_bench/samples.h"
@@ -24,7 +26,8 @@ struct RestoreRow {
   std::uint64_t bytes = 0;
   std::uint64_t store_bytes = 0;
   Choices choices;
-  Samples open, restore, rate, disk_rate, populate;
+  std::string eager_why;
+  Samples open, manifest, restore, first, in_place, faults, rate, disk_rate, populate;
 };
 
 // One full image and some deltas of 1 % scattered pages each.
@@ -46,6 +49,34 @@ Status write_chain(const RestoreBench& options, Scratch& scratch, const Mapping&
   return engine.close();
 }
 
+// Reading the manifest alone, for a lazy restore is judged by what it takes besides.
+Result<std::uint64_t> read_manifest_ns(const std::string& directory) {
+  VARVE_TRY_ASSIGN(auto io, storage::open_io(directory, {}));
+  storage::StoreOptions options;
+  options.create = false;
+  VARVE_TRY_ASSIGN(const auto store, storage::Store::open(std::move(io), options));
+  const std::uint64_t begin_ns = monotonic_ns();
+  VARVE_TRY_ASSIGN(const auto newest, store->newest_image("main"));
+  VARVE_TRY(resolve_image(*store, "main", newest.number));
+  return monotonic_ns() - begin_ns;
+}
+
+// The first instruction that needs restored memory: a byte in the middle.
+Status restore_lazily(Engine& engine, const Mapping& memory, std::uint64_t begin_ns, RestoreRow& row) {
+  varve::RestoreOptions options;
+  options.lazy = true;
+  VARVE_TRY(engine.restore("latest", options));
+  row.restore.add(monotonic_ns() - begin_ns);
+  [[maybe_unused]] volatile std::byte byte = memory.bytes()[memory.bytes().size() / 2];
+  row.first.add(monotonic_ns() - begin_ns);
+  VARVE_TRY(engine.wait_restored());
+  row.in_place.add(monotonic_ns() - begin_ns);
+  const auto status = engine.lazy_status();
+  row.faults.add(status.faults);
+  row.eager_why = status.eager_why;
+  return {};
+}
+
 Status repeat_once(const RestoreBench& options, Scratch& scratch, const Mapping& expected, RestoreRow& row) {
   VARVE_TRY(check_interrupted());
   const auto segments = scratch.segments();
@@ -58,8 +89,14 @@ Status repeat_once(const RestoreBench& options, Scratch& scratch, const Mapping&
   const std::uint64_t begin_ns = monotonic_ns();
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
   VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size()));
+  if (options.touched) fill(memory.bytes(), DataKind::random, 2);  // as a program that has set up its arrays
   const std::uint64_t opened_ns = monotonic_ns();
-  VARVE_TRY(engine.restore("latest"));
+  if (options.lazy) {
+    VARVE_TRY(restore_lazily(engine, memory, opened_ns, row));
+  } else {
+    VARVE_TRY(engine.restore("latest"));
+    row.restore.add(monotonic_ns() - opened_ns);
+  }
   const std::uint64_t restored_ns = monotonic_ns();
   row.choices = engine.choices();
   VARVE_TRY(engine.close());
@@ -67,8 +104,11 @@ Status repeat_once(const RestoreBench& options, Scratch& scratch, const Mapping&
     return fail(ErrorCode::corruption, {"restore of the benchmark's image is wrong", "memory differs from the original",
                                         "this is a bug in Varve: keep the store (--keep) and report it"});
   row.open.add(opened_ns - begin_ns);
-  row.restore.add(restored_ns - opened_ns);
   row.rate.add(per_second(options.bytes, restored_ns - begin_ns));
+  if (options.lazy) {
+    VARVE_TRY_ASSIGN(const auto manifest_ns, read_manifest_ns(scratch.store()));
+    row.manifest.add(manifest_ns);
+  }
 
   VARVE_TRY_ASSIGN(const auto disk, read_direct(segments, row.store_bytes));
   row.disk_rate.add(per_second(row.store_bytes, disk.ns));
@@ -105,7 +145,14 @@ nlohmann::json as_json(const RestoreRow& row, const RestoreBench& options) {
           {"store_bytes", row.store_bytes},
           {"cached", options.cached},
           {"open_ns", row.open.json()},
+          {"lazy", options.lazy},
+          {"touched", options.touched},
           {"restore_ns", row.restore.json()},
+          {"manifest_ns", row.manifest.json()},
+          {"first_instruction_ns", row.first.json()},
+          {"in_place_ns", row.in_place.json()},
+          {"faults", row.faults.json()},
+          {"eager_why", row.eager_why},
           {"bytes_per_second", row.rate.median()},
           {"disk_bytes_per_second", row.disk_rate.median()},
           {"populate_ns", row.populate.json()},
@@ -126,6 +173,25 @@ std::string as_text(const std::vector<RestoreRow>& rows) {
                format_ns(row.open.median()), row.restore.text_ns(), format_rate(row.rate.median()),
                format_rate(row.disk_rate.median()), format_ns(row.populate.median())});
   return table.text();
+}
+
+std::string lazily_as_text(const std::vector<RestoreRow>& rows) {
+  using Align = Table::Align;
+  Table table({{"LAZY RESTORE OF"},
+               {"STORE", Align::right},
+               {"OPEN", Align::right},
+               {"MANIFEST ALONE", Align::right},
+               {"RETURNED", Align::right},
+               {"FIRST BYTE", Align::right},
+               {"IN PLACE", Align::right}});
+  std::string why;
+  for (const auto& row : rows) {
+    table.add({fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data)), format_bytes(row.store_bytes),
+               format_ns(row.open.median()), format_ns(row.manifest.median()), row.restore.text_ns(),
+               row.first.text_ns(), row.in_place.text_ns()});
+    if (!row.eager_why.empty()) why = "restored eagerly: " + row.eager_why + "\n";
+  }
+  return table.text() + why;
 }
 
 Status measure_all(const RestoreBench& options, std::vector<RestoreRow>& rows) {
@@ -162,7 +228,7 @@ Result<BenchResult> bench_restore(const RestoreBench& options) {
   VARVE_TRY(measure_all(options, rows));
   BenchResult result;
   for (const auto& row : rows) result.rows.push_back(as_json(row, options));
-  result.text = as_text(rows);
+  result.text = options.lazy ? lazily_as_text(rows) : as_text(rows);
   result.sections.push_back(section_of(rows));
   return result;
 }
@@ -185,11 +251,15 @@ BenchCommand add_restore(CLI::App& parent) {
       ->check(CLI::Range(0u, 10'000u))
       ->capture_default_str();
   app->add_flag("--cached", options->cached, "leave the store in the page cache");
+  app->add_flag("--lazy", options->lazy,
+                "RestoreOptions::lazy: the time until restore() returns, to the first byte, until all is in place");
+  app->add_flag("--touched", options->touched, "into memory that was written before, instead of untouched memory");
   add_back_ends(*app, options->setup.back_ends);
   add_setup(*app, options->setup);
   add_html(*app, options->setup);
   add_footer(*app,
              "  ckpt-bench restore --size 1GiB --data particles --deltas 20 --store /scratch/bench\n"
+             "  ckpt-bench restore --size 4GiB --lazy --store /scratch/bench\n"
              "  ckpt-bench restore --size 1GiB --huge-pages always --store /scratch/bench --json\n");
   return {app, [options](const std::string& command_line) {
             options->setup.command_line = command_line;
