@@ -35,8 +35,8 @@ struct StoreOptions {
   std::uint32_t chunk_bytes = 0;  ///< of a new store; 0: 4 KiB
   bool compress = true;
   bool verify_on_dedup = false;
-  std::uint32_t threads = 1;    ///< for compression, and for unpacking and checking while reading
-  std::optional<int> niceness;  ///< the least of the threads that compress; empty: that of who writes first
+  std::uint32_t threads = 1;         ///< for compression, and for unpacking and checking while reading
+  std::optional<int> niceness = {};  ///< the least of the threads that compress; empty: that of who writes first
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< a segment is sealed at the first image end beyond this
   /// Space reserved ahead of the writes, at most; 0: none. Given back when the segment is sealed.
   std::uint64_t preallocate_bytes = std::uint64_t{64} << 20;
