@@ -35,6 +35,7 @@ void EngineImplementation::take_lazily(LazyRestore& lazily, std::vector<FillTarg
   if (found) mappings = std::move(*found);
   for (auto& target : targets) {
     const auto& region = regions_.all().find(target.record->name)->second;
+    if (region->tracking != nullptr) region->tracking->expect_drop();
     region->tracking.reset();  // a page belongs to one userfaultfd: tracked again once it is in place
     const auto taken = lazily.take(region, target, mappings);
     for (const auto& range : taken) insert_range(target.kept, range);

@@ -48,6 +48,8 @@ class BackEnd {
   virtual Status add(PageRange range) = 0;
   /// Ends tracking; every page is as the program had it.
   virtual void remove(PageRange range) = 0;
+  /// The same where the content is about to be dropped (Tracking::expect_drop()): marks may stay behind.
+  virtual void remove_before_drop(PageRange range) { remove(range); }
   /// After `lost`: tracks the range as it is mapped now, all pages written. The range is part of what was added.
   virtual Status add_again(PageRange range) = 0;
 

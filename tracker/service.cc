@@ -143,8 +143,13 @@ Status ServiceImpl::add(Mechanism& mechanism, PageRange range) {
   return {};
 }
 
-void ServiceImpl::remove(Mechanism& mechanism, PageRange range) {
-  for (const PageRange& part : mechanism.users.remove(range)) mechanism.back_end->remove(part);
+void ServiceImpl::remove(Mechanism& mechanism, PageRange range, bool drop_expected) {
+  for (const PageRange& part : mechanism.users.remove(range)) {
+    if (drop_expected)
+      mechanism.back_end->remove_before_drop(part);
+    else
+      mechanism.back_end->remove(part);
+  }
 }
 
 Result<std::unique_ptr<Tracking>> ServiceImpl::track(PageRange range, std::optional<BackEndKind> wanted,
@@ -194,7 +199,7 @@ void ServiceImpl::end(TrackingImpl& tracking) {
   }
   for (Mechanism* mechanism : {&uffd_, &soft_dirty_, &mprotect_})
     if (tracking.added_to() != nullptr && mechanism->back_end.get() == tracking.added_to())
-      remove(*mechanism, tracking.range());
+      remove(*mechanism, tracking.range(), tracking.drop_expected());
   if (tracking.added_to() != nullptr && tracking.added_to() == soft_dirty_.back_end.get()) --soft_dirty_users_;
 }
 

@@ -61,7 +61,7 @@ class ServiceImpl final : public Service {
   Mechanism& tried(BackEndKind kind) VARVE_REQUIRES(registration_);
   Result<Choice> choose(std::optional<BackEndKind> wanted, const void* owner) VARVE_REQUIRES(registration_);
   static Status add(Mechanism& mechanism, PageRange range);
-  static void remove(Mechanism& mechanism, PageRange range);
+  static void remove(Mechanism& mechanism, PageRange range, bool drop_expected = false);
 
   Mutex registration_;
   Mechanism uffd_ VARVE_GUARDED_BY(registration_);

@@ -126,6 +126,10 @@ class Tracking {
   /// image may yet become the last committed content. So cool() after committed(), not before.
   virtual void settled(const PageRuns& pages) = 0;
 
+  /// The range's content is about to be dropped, and this Tracking to end before anybody writes there: what was marked
+  /// need not be taken back, which takes time that grows with the range.
+  virtual void expect_drop() = 0;
+
   virtual TrackingCounters counters() const = 0;
   /// As the policy of this range has them now; all 0 where it has none (soft-dirty, hash).
   virtual Costs costs() const = 0;

@@ -39,6 +39,7 @@ class TrackingImpl final : public Tracking {
   void reduced(std::uint64_t epoch, const Reduced& found) override;
   Status cool(PageRuns& cooled) override;
   void settled(const PageRuns& pages) override;
+  void expect_drop() override { drop_expected_.store(true); }
   TrackingCounters counters() const override;
   Costs costs() const override;
 
@@ -47,6 +48,7 @@ class TrackingImpl final : public Tracking {
   BackEnd* mechanism() const { return back_end_.load(std::memory_order_acquire); }
   /// The back end that the range was added to, whatever serves it now.
   BackEnd* added_to() const { return added_to_; }
+  bool drop_expected() const { return drop_expected_.load(); }
   void report(PageRange pages, Pending::Reporter reporter);
   void report_whole();
   /// Lists with the buffers of the cut. REQUIRES: the gate is held.
@@ -90,6 +92,7 @@ class TrackingImpl final : public Tracking {
 
   std::atomic<bool> not_listed_{false};  // set by cool(), for cuts: all of it counts as written
   std::atomic<bool> armed_{false};       // set by the first cool()
+  std::atomic<bool> drop_expected_{false};
 
   Mutex cooling_;  // one cool() at a time; taken before the gate
   std::size_t slice_bytes_ VARVE_GUARDED_BY(cooling_) = std::size_t{4} << 20;

@@ -29,6 +29,7 @@ class UffdBackEnd final : public BackEnd {
   Protects protects() const override { return Protects::ranges; }
   Status add(PageRange range) override;
   void remove(PageRange range) override;
+  void remove_before_drop(PageRange range) override;
   Status add_again(PageRange range) override;
   Result<Seen> list(PageRange range, ScanBuffer& buffer, PageRuns& written) override;
   Result<Seen> list_huge(PageRange range, ScanBuffer& buffer, PageRuns& huge) override;

@@ -44,6 +44,7 @@ class FakeTracking : public tracker::Tracking {
   void settled(const PageRuns& pages) override {
     settled_pages.insert(settled_pages.end(), pages.begin(), pages.end());
   }
+  void expect_drop() override {}
   tracker::TrackingCounters counters() const override { return {}; }
   tracker::Costs costs() const override { return {}; }
 
