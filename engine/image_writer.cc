@@ -133,43 +133,65 @@ Status ImageWriter::reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, C
 
 Status ImageWriter::reduce_piece(const RegionCut& cut, const CapturedPiece& piece, ReducedRegion& reduced,
                                  Counts& counts) {
-  Region& region = *cut.region;
-  const NameTable& committed = region.committed.names;
+  const Region& region = *cut.region;
   const std::uint64_t at = piece.begin - region.address();
   const ChunkRange chunks = region.grid.touching({at, piece.content.size()});
   const auto covered = region.grid.extent(chunks);
   VARVE_CHECK(covered.offset == at && covered.bytes == piece.content.size());  // whole chunks, cut to the region
 
-  for (std::uint64_t index = chunks.first; index < chunks.end(); ++index) {
-    const auto extent = region.grid.extent(index);
-    auto content = piece.content.subspan(extent.offset - at, extent.bytes);
-    if (overlaps(cut.exclusions->ranges, extent)) {
-      masked_.assign(content.begin(), content.end());
-      zero_ranges(cut.exclusions->ranges, extent.offset, masked_);
-      content = masked_;
+  std::array<Chunk, kBatch> batch;
+  std::array<storage::ChunkName, kBatch> changed;
+  for (std::uint64_t first = chunks.first; first < chunks.end(); first += kBatch) {
+    const std::size_t count = std::min<std::uint64_t>(kBatch, chunks.end() - first);
+    std::size_t names = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto extent = region.grid.extent(first + i);
+      batch[i] = look_at(cut, first + i, piece.content.subspan(extent.offset - at, extent.bytes), i);
+      if (batch[i].found == Chunk::Found::changed) changed[names++] = batch[i].name;
     }
-    if (storage::is_zero(content)) {
-      if (committed.zero(index)) {
-        ++counts.unchanged;
-        append_run(reduced.unchanged, {index, 1});
-        continue;
-      }
-      ++counts.zero;
-      append_chunk(reduced.changed, index, RunKind::zero);
-      continue;
-    }
-    const auto name = store_.name_of(content);
-    VARVE_CHECK(!NameTable::reserved(name));
-    if (committed.is(index, name)) {
-      if (options_.verify_on_dedup) VARVE_TRY(chain_.confirm(name, content));
+    chain_.prefetch(std::span(changed).first(names));
+    for (std::size_t i = 0; i < count; ++i) VARVE_TRY(take(cut, first + i, batch[i], reduced, counts));
+  }
+  return {};
+}
+
+ImageWriter::Chunk ImageWriter::look_at(const RegionCut& cut, std::uint64_t index, std::span<const std::byte> content,
+                                        std::size_t slot) {
+  const Region& region = *cut.region;
+  const NameTable& committed = region.committed.names;
+  const auto extent = region.grid.extent(index);
+  if (overlaps(cut.exclusions->ranges, extent)) {
+    masked_[slot].assign(content.begin(), content.end());
+    zero_ranges(cut.exclusions->ranges, extent.offset, masked_[slot]);
+    content = masked_[slot];
+  }
+  using Found = Chunk::Found;
+  if (storage::is_zero(content)) return {content, {}, committed.zero(index) ? Found::unchanged : Found::zero};
+  const auto name = store_.name_of(content);
+  VARVE_CHECK(!NameTable::reserved(name));
+  return {content, name, committed.is(index, name) ? Found::unchanged : Found::changed};
+}
+
+Status ImageWriter::take(const RegionCut& cut, std::uint64_t index, const Chunk& chunk, ReducedRegion& reduced,
+                         Counts& counts) {
+  switch (chunk.found) {
+    case Chunk::Found::unchanged: {
+      const bool named = !cut.region->committed.names.zero(index);
+      if (named && options_.verify_on_dedup) VARVE_TRY(chain_.confirm(chunk.name, chunk.content));
       ++counts.unchanged;
       append_run(reduced.unchanged, {index, 1});
-      continue;
+      break;
     }
-    VARVE_TRY(chain_.add(name, content, region.element_bytes));
-    ++counts.named;
-    append_chunk(reduced.changed, index, RunKind::named);
-    reduced.changed.names.push_back(name);
+    case Chunk::Found::zero:
+      ++counts.zero;
+      append_chunk(reduced.changed, index, RunKind::zero);
+      break;
+    case Chunk::Found::changed:
+      VARVE_TRY(chain_.add(chunk.name, chunk.content, cut.region->element_bytes));
+      ++counts.named;
+      append_chunk(reduced.changed, index, RunKind::named);
+      reduced.changed.names.push_back(chunk.name);
+      break;
   }
   return {};
 }

@@ -10,9 +10,11 @@
 // Threads: used by one background thread; by others only while that one is idle.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/image_job.h"
@@ -67,6 +69,16 @@ class ImageWriter {
   void see_other_chains(const ImageJob& job);
   Status reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, Counts& counts, const std::atomic<bool>& dropping);
   Status reduce_piece(const RegionCut& cut, const CapturedPiece& piece, ReducedRegion& reduced, Counts& counts);
+  /// Chunks that are looked at together.
+  static constexpr std::size_t kBatch = 16;
+  struct Chunk {
+    enum class Found : std::uint8_t { unchanged, zero, changed };
+    std::span<const std::byte> content;
+    storage::ChunkName name;
+    Found found = Found::changed;
+  };
+  Chunk look_at(const RegionCut& cut, std::uint64_t index, std::span<const std::byte> content, std::size_t slot);
+  Status take(const RegionCut& cut, std::uint64_t index, const Chunk& chunk, ReducedRegion& reduced, Counts& counts);
   storage::Manifest make_manifest(const ImageJob& job, std::vector<ReducedRegion>& reduced) const;
   void adopt(const ImageJob& job, const storage::Manifest& manifest);
 
@@ -74,7 +86,7 @@ class ImageWriter {
   storage::ChainWriter& chain_;
   const ImageWriterOptions options_;
   Line line_;
-  std::vector<std::byte> masked_;  ///< a chunk with its excluded bytes set to zero
+  std::array<std::vector<std::byte>, kBatch> masked_;  ///< chunks with their excluded bytes set to zero
 };
 
 /// The architecture that images of this machine record.

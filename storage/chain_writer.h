@@ -38,6 +38,7 @@ class ChainWriterImplementation final : public ChainWriter {
   std::uint64_t next_number() const override { return next_number_; }
   Status begin() override;
   Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) override;
+  void prefetch(std::span<const ChunkName> names) override { store_.prefetch(names); }
   Status confirm(const ChunkName& name, std::span<const std::byte> content) override;
   Result<Committed> commit(const Manifest& manifest) override;
   void abandon() override;

@@ -280,6 +280,11 @@ std::optional<ChunkPlace> StoreImplementation::find_reusable(const ChunkName& na
   });
 }
 
+void StoreImplementation::prefetch(std::span<const ChunkName> names) {
+  const MutexLock lock(mutex_);
+  for (const ChunkName& name : names) index_.prefetch(name);
+}
+
 SegmentView StoreImplementation::view(std::uint32_t ordinal) {
   const MutexLock lock(mutex_);
   const Segment& known = segment(ordinal);

@@ -101,6 +101,8 @@ class ChainWriter {
   /// REQUIRES: name == store.name_of(content); begin() called.
   virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) = 0;
   /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
+  /// Has the processor fetch what add() will look at for these names: so that several look-ups wait for memory at once.
+  virtual void prefetch(std::span<const ChunkName> names) = 0;
   /// Otherwise does nothing.
   virtual Status confirm(const ChunkName& name, std::span<const std::byte> content) = 0;
   /// Writes the manifest and flushes. After an error the image does not exist, earlier ones are intact, and begin()

@@ -116,6 +116,7 @@ class StoreImplementation final : public Store {
   std::optional<ChunkPlace> find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried);
   /// A place that an image in segment `own` may name: durable, or in `own`.
   std::optional<ChunkPlace> find_reusable(const ChunkName& name, std::uint32_t own);
+  void prefetch(std::span<const ChunkName> names);
   SegmentView view(std::uint32_t ordinal);
   SegmentName name_of_segment(std::uint32_t ordinal);
 
