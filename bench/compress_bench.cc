@@ -28,7 +28,7 @@ void all_kinds(benchmark::internal::Benchmark* benchmark) {
 void BM_EncodeFrame(benchmark::State& state) {
   const Memory memory(kBytes, data_of(state));
   const auto chunks = names();
-  storage::FilterChooser chooser(true);
+  storage::FilterChooser chooser({});
   storage::FrameScratch scratch;
   std::vector<std::byte> payload(storage::max_frame_payload(kChunks, storage::kFrameRawBytes));
   const std::uint32_t element = element_bytes(data_of(state));
@@ -38,8 +38,12 @@ void BM_EncodeFrame(benchmark::State& state) {
     const auto piece = memory.bytes().subspan(at, storage::kFrameRawBytes);
     const auto choice = chooser.choose(piece, element, scratch);
     bool compressed = false;
-    stored += storage::encode_frame(piece, chunks, choice, scratch, payload, compressed);
-    chooser.learn(element, choice, compressed);
+    const std::size_t bytes = storage::encode_frame(piece, chunks, choice, scratch, payload, compressed);
+    chooser.learn(element, choice,
+                  {.raw_bytes = piece.size(),
+                   .stored_bytes = bytes - storage::max_frame_payload(kChunks, 0),
+                   .compressed = compressed});
+    stored += bytes;
     raw += piece.size();
     at = (at + piece.size()) % kBytes;
   }
@@ -51,7 +55,7 @@ BENCHMARK(BM_EncodeFrame)->Apply(all_kinds);
 
 void BM_UnpackFrame(benchmark::State& state) {
   const Memory memory(kBytes, data_of(state));
-  storage::FilterChooser chooser(true);
+  storage::FilterChooser chooser({});
   storage::FrameScratch scratch;
   std::vector<std::byte> payload(storage::max_frame_payload(kChunks, storage::kFrameRawBytes));
   const auto piece = memory.bytes().first(storage::kFrameRawBytes);
@@ -82,7 +86,7 @@ void BM_ShuffleBytes(benchmark::State& state) {
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(into.size()));
 }
-BENCHMARK(BM_ShuffleBytes)->Arg(4)->Arg(8);
+BENCHMARK(BM_ShuffleBytes)->Arg(4)->Arg(8)->Arg(12)->Arg(16);
 
 }  // namespace
 }  // namespace varve::bench

@@ -40,6 +40,8 @@ Status check_options(const Options& options) {
                                    options.chunk_bytes > kChunkBytesMax))
     return bad_option(options, fmt::format("Options::chunk_bytes is {}", options.chunk_bytes),
                       "choose a power of two from 4096 to 65536, or 0");
+  if (options.favour_size && !options.compress)
+    return bad_option(options, "Options::favour_size is set and Options::compress is not", "set both, or neither");
   if (options.nice < 0 || options.nice > kMostNice)
     return bad_option(options, fmt::format("Options::nice is {}", options.nice),
                       "choose from 0 (as the program) to 19 (as nice as can be)");
@@ -101,6 +103,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   storage::StoreOptions store_options;
   store_options.chunk_bytes = options_.chunk_bytes;
   store_options.compress = options_.compress;
+  store_options.favour_size = options_.favour_size;
   store_options.verify_on_dedup = options_.verify_on_dedup;
   store_options.threads = std::max<std::uint32_t>(1, options_.threads);
   if (options_.nice != 0) store_options.niceness = background_niceness_;

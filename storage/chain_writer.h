@@ -82,11 +82,12 @@ class ChainWriterImplementation final : public ChainWriter {
   /// Ends the frame being filled: encodes it here, or has it encoded in the background.
   Status flush_frame();
   Status encode_here(FrameJob& job);
+  void measure_fill(const FrameJob& job);
   /// Appends the oldest frame that is encoded in the background.
   Status append_oldest();
   Status append_all();
   /// The payload lies in `record` behind room for the header.
-  void finish_frame(FrameJob& job, std::span<std::byte> record, std::size_t payload_bytes, bool compressed);
+  void finish_frame(FrameJob& job, std::span<std::byte> record);
   /// Puts the header before a payload, and enters the frame everywhere. REQUIRES: its chunks are the last of the names.
   void enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks);
   Status check_room() const;
@@ -141,6 +142,8 @@ class ChainWriterImplementation final : public ChainWriter {
 
   // Frames without a place: from `oldest_` on `background_` ones that are being encoded, then the one being filled.
   FilterChooser chooser_;
+  std::uint64_t fill_begin_ns_ = 0;  // of the frame being filled
+  double fill_ns_ = 0;               // for each raw byte: what this thread takes besides compressing
   FrameScratch scratch_;
   std::vector<FrameJob> ring_;
   std::size_t oldest_ = 0;

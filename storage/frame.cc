@@ -2,6 +2,7 @@
 #include "storage/frame.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -9,24 +10,34 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/clock.h"
 
 namespace varve::storage {
 namespace {
 
 constexpr std::size_t kSampleBytes = 16384;
-constexpr std::uint32_t kProbeInterval = 32;   // frames, while something pays
-constexpr std::uint32_t kMaxRawInterval = 64;  // frames, while nothing does: 4 MiB
+// Frames between samples: while something pays, and while nothing does (up to 4 MiB). They double while nothing
+// changes.
+constexpr std::uint32_t kFirstInterval = 32;
+constexpr std::uint32_t kMostInterval = 256;
 constexpr std::uint32_t kFirstRawInterval = 4;
+constexpr std::uint32_t kMostRawInterval = 64;
+/// Tried where the caller does not say, the likeliest first: doubles, floats, and structures of some of them.
+constexpr std::uint32_t kLikelyElements[] = {8, 4, 16, 12};
+/// By so much of its raw bytes a frame may differ from those before it.
+constexpr double kSurprise = 0.125;
+/// Frames are timed for so many raw bytes before the level is looked at.
+constexpr std::uint64_t kMeasuredBytes = std::uint64_t{1} << 20;
 
 /// What LZ4 may leave at most to be worth unpacking: 3 % saved, and always less than the raw bytes.
 /// REQUIRES: raw_bytes > 0.
 constexpr std::size_t worthwhile(std::size_t raw_bytes) { return raw_bytes - raw_bytes / 32 - 1; }
 
 /// Compressed length, or 0 when it would be more than `limit`.
-std::size_t compress_lz4(std::span<const std::byte> from, std::span<std::byte> into, void* state) {
+std::size_t compress_lz4(std::span<const std::byte> from, std::span<std::byte> into, void* state, int acceleration) {
   const int bytes = LZ4_compress_fast_extState(state, reinterpret_cast<const char*>(from.data()),
                                                reinterpret_cast<char*>(into.data()), static_cast<int>(from.size()),
-                                               static_cast<int>(into.size()), 1);
+                                               static_cast<int>(into.size()), acceleration);
   return bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
@@ -52,7 +63,7 @@ FrameScratch::FrameScratch(FrameScratch&&) noexcept = default;
 FrameScratch& FrameScratch::operator=(FrameScratch&&) noexcept = default;
 
 FrameChoice FilterChooser::choose(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch) {
-  if (!compress_) return {};
+  if (!options_.compress) return {};
   Learned& learned = learned_[class_of(element_bytes)];
   if (learned.frames_to_probe == 0)
     probe(raw, element_bytes, scratch, learned);
@@ -67,39 +78,95 @@ void FilterChooser::probe(std::span<const std::byte> raw, std::uint32_t element_
   // From the middle, at a multiple of any element size up to 16 that is a power of two.
   const std::span<const std::byte> sample = raw.subspan(round_down((raw.size() - bytes) / 2, 16), bytes);
   const std::span<std::byte> packed = scratch.packed();
+  const int acceleration = acceleration_of(learned.level);
   std::size_t best = worthwhile(bytes);
   FrameChoice choice;
-  if (const std::size_t plain = compress_lz4(sample, packed.first(best), scratch.lz4_state()); plain != 0) {
+  if (const auto plain = compress_lz4(sample, packed.first(best), scratch.lz4_state(), acceleration); plain != 0) {
     best = plain;
     choice = {Codec::lz4, Filter::none, 0};
   }
-  // Where the caller does not say, doubles are the most likely kind of number.
-  const std::size_t candidate = element_bytes == 0 ? 8 : element_bytes;
-  if (candidate >= kMinElementBytes && candidate <= kMaxElementBytes && bytes >= 16 * candidate) {
+  using Candidates = std::span<const std::uint32_t>;
+  for (const std::uint32_t candidate :
+       element_bytes == 0 ? Candidates(kLikelyElements) : Candidates(&element_bytes, 1)) {
+    if (candidate < kMinElementBytes || candidate > kMaxElementBytes || bytes < 16 * candidate) continue;
     const std::span<std::byte> shuffled = scratch.filtered().first(bytes);
     shuffle_bytes(sample, candidate, shuffled);
     const std::size_t limit = worthwhile(best);  // the filter's own cost is to pay too
-    if (limit != 0 && compress_lz4(shuffled, packed.first(limit), scratch.lz4_state()) != 0)
-      choice = {Codec::lz4, Filter::shuffle, static_cast<std::uint16_t>(candidate)};
+    if (limit == 0) break;
+    const auto filtered = compress_lz4(shuffled, packed.first(limit), scratch.lz4_state(), acceleration);
+    if (filtered == 0) continue;
+    best = filtered;
+    choice = {Codec::lz4, Filter::shuffle, static_cast<std::uint16_t>(candidate)};
   }
-  learned.choice = choice;
+  if (choice.codec != Codec::none && learned.choice.codec == Codec::none && !keeps_up(sample, choice, scratch))
+    choice = {};
+  choice.level = learned.level;
+  const bool same = choice.codec == learned.choice.codec && choice.filter == learned.choice.filter &&
+                    choice.element_bytes == learned.choice.element_bytes;
+  const std::uint32_t first = choice.codec == Codec::none ? kFirstRawInterval : kFirstInterval;
+  const std::uint32_t most = choice.codec == Codec::none ? kMostRawInterval : kMostInterval;
+  learned.interval = same && learned.interval != 0 ? std::min(2 * learned.interval, most) : first;
+  learned.frames_to_probe = learned.interval;
   learned.misses = 0;
-  if (choice.codec == Codec::none) {
-    learned.frames_to_probe = learned.raw_interval;
-    learned.raw_interval = std::min(2 * learned.raw_interval, kMaxRawInterval);
-  } else {
-    learned.frames_to_probe = kProbeInterval;
-    learned.raw_interval = kFirstRawInterval;
-  }
+  if (same) return;
+  learned.choice = choice;
+  learned.stored_share = 0;
+  learned.measured_bytes = learned.measured_ns = 0;
 }
 
-void FilterChooser::learn(std::uint32_t element_bytes, const FrameChoice& choice, bool compressed) {
-  Learned& learned = learned_[class_of(element_bytes)];
-  if (choice.codec == Codec::none || compressed) {
-    learned.misses = 0;
-  } else if (++learned.misses >= 2) {
-    learned.frames_to_probe = 0;
+/// After raw frames: whether compressing a sample is as fast as the disk, at the level that would be used.
+bool FilterChooser::keeps_up(std::span<const std::byte> sample, const FrameChoice& choice,
+                             FrameScratch& scratch) const {
+  if (disk_speed_ == 0 || options_.favour_size) return true;
+  const std::uint64_t begin_ns = monotonic_ns();
+  std::span<const std::byte> from = sample;
+  if (choice.filter == Filter::shuffle) {
+    shuffle_bytes(sample, choice.element_bytes, scratch.filtered().first(sample.size()));
+    from = scratch.filtered().first(sample.size());
   }
+  compress_lz4(from, scratch.packed().first(sample.size()), scratch.lz4_state(),
+               acceleration_of(kCompressionLevels - 1));
+  return speed(sample.size(), monotonic_ns() - begin_ns) >= disk_speed_;
+}
+
+double FilterChooser::speed(std::uint64_t raw_bytes, std::uint64_t ns) const {
+  const auto bytes = static_cast<double>(raw_bytes);
+  return options_.threads * bytes * 1e9 / (static_cast<double>(ns) + bytes * other_ns_ + 1);
+}
+
+void FilterChooser::learn(std::uint32_t element_bytes, const FrameChoice& choice, const FrameOutcome& outcome) {
+  Learned& learned = learned_[class_of(element_bytes)];
+  const FrameChoice& now = learned.choice;
+  const bool current = choice.codec == now.codec && choice.filter == now.filter &&
+                       choice.element_bytes == now.element_bytes && choice.level == now.level;
+  if (!current || choice.codec == Codec::none) return;  // chosen before something was learned since
+  // Other data than was sampled compresses otherwise, or not at all.
+  const double share = static_cast<double>(outcome.stored_bytes) / static_cast<double>(outcome.raw_bytes);
+  const bool surprising =
+      !outcome.compressed || (learned.stored_share != 0 && std::abs(share - learned.stored_share) > kSurprise);
+  if (!surprising) {
+    learned.misses = 0;
+    learned.stored_share = learned.stored_share == 0 ? share : (7 * learned.stored_share + share) / 8;
+  } else if (++learned.misses >= 2) {
+    learned.frames_to_probe = learned.interval = 0;
+    learned.stored_share = 0;
+  }
+  if (outcome.encode_ns == 0) return;
+  learned.measured_bytes += outcome.raw_bytes;
+  learned.measured_ns += outcome.encode_ns;
+  if (learned.measured_bytes >= kMeasuredBytes) adapt(learned);
+}
+
+void FilterChooser::adapt(Learned& learned) {
+  const double compress = speed(learned.measured_bytes, learned.measured_ns);
+  learned.measured_bytes = learned.measured_ns = 0;
+  if (options_.favour_size) return;
+  const LevelChoice next = next_level(learned.level, {compress, disk_speed_});
+  learned.level = learned.choice.level = next.level;
+  if (!next.raw) return;
+  learned.choice = {};
+  learned.choice.level = next.level;
+  learned.interval = learned.frames_to_probe = kFirstRawInterval;
 }
 
 std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameChunk> chunks, FrameChoice choice,
@@ -114,7 +181,8 @@ std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameCh
       shuffle_bytes(raw, choice.element_bytes, scratch.filtered().first(raw.size()));
       from = scratch.filtered().first(raw.size());
     }
-    stored_bytes = compress_lz4(from, {stored, worthwhile(raw.size())}, scratch.lz4_state());
+    stored_bytes =
+        compress_lz4(from, {stored, worthwhile(raw.size())}, scratch.lz4_state(), acceleration_of(choice.level));
   }
   compressed = stored_bytes != 0;
   if (!compressed) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "storage/chunk_name.h"
+#include "storage/compression_level.h"
 #include "storage/format.h"
 #include "storage/shuffle.h"
 
@@ -31,6 +32,7 @@ struct FrameChoice {
   Codec codec = Codec::none;
   Filter filter = Filter::none;
   std::uint16_t element_bytes = 0;  ///< of the shuffle
+  unsigned level = 0;               ///< of LZ4 (compression_level.h); not stored
 };
 
 inline constexpr std::size_t kFrameFixedBytes = 16;
@@ -58,26 +60,56 @@ class FrameScratch {
   std::unique_ptr<std::uint64_t[]> lz4_state_;
 };
 
-/// Decides codec and filter of each frame, by the elements' size: samples a frame now and then, and between the
-/// samples repeats what paid. Data that does not compress is found out and left alone, probed again ever more rarely.
+struct ChooserOptions {
+  bool compress = true;
+  bool favour_size = false;  ///< the smallest result, however slow
+  unsigned threads = 1;      ///< that compress
+};
+
+/// What became of a choice.
+struct FrameOutcome {
+  std::size_t raw_bytes = 0;
+  std::size_t stored_bytes = 0;  ///< of the content, without names
+  bool compressed = false;       ///< LZ4 won enough to be used
+  std::uint64_t encode_ns = 0;   ///< 0: not measured
+};
+
+/// Decides codec, filter and level of each frame, by the elements' size: samples a frame now and then, and between the
+/// samples repeats what paid. Data that does not compress, or not as fast as the disk takes it, is found out and left
+/// alone, probed again ever more rarely. Where the elements' size is not known, samples find it.
 class FilterChooser {
  public:
-  explicit FilterChooser(bool compress) : compress_(compress) {}
+  explicit FilterChooser(const ChooserOptions& options) : options_(options) {}
 
   FrameChoice choose(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch);
-  /// What became of it: whether LZ4 won enough to be used.
-  void learn(std::uint32_t element_bytes, const FrameChoice& choice, bool compressed);
+  void learn(std::uint32_t element_bytes, const FrameChoice& choice, const FrameOutcome& outcome);
+  /// Bytes a second; 0: not known, and all that gets smaller is compressed. `other_ns`: what a thread that compresses
+  /// does besides, in nanoseconds for each raw byte.
+  void set_disk_speed(double bytes_per_second, double other_ns = 0) {
+    disk_speed_ = bytes_per_second;
+    other_ns_ = other_ns;
+  }
 
  private:
   struct Learned {
     FrameChoice choice;
+    unsigned level = 0;
     std::uint32_t frames_to_probe = 0;
-    std::uint32_t raw_interval = 4;  ///< frames between probes while raw; doubles up to a bound
+    std::uint32_t interval = 0;  ///< frames between probes; doubles up to a bound while nothing changes
     std::uint32_t misses = 0;
+    double stored_share = 0;           ///< of the raw bytes, about; 0: not known
+    std::uint64_t measured_bytes = 0;  ///< at this level
+    std::uint64_t measured_ns = 0;
   };
   void probe(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch, Learned& learned);
+  /// Raw bytes a second, all threads together.
+  double speed(std::uint64_t raw_bytes, std::uint64_t ns) const;
+  bool keeps_up(std::span<const std::byte> sample, const FrameChoice& choice, FrameScratch& scratch) const;
+  void adapt(Learned& learned);
 
-  bool compress_;
+  ChooserOptions options_;
+  double disk_speed_ = 0;
+  double other_ns_ = 0;
   std::array<Learned, kMaxElementBytes + 1> learned_;  // by element size; 0: unknown or larger
 };
 

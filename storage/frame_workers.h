@@ -34,10 +34,11 @@ struct FrameJob {
   std::uint32_t element_bytes = 0;
   std::vector<FrameChunk> chunks;
   FrameChoice choice;
-  // Out: when encoded in the background.
-  std::unique_ptr<std::byte[]> payload;
+  // Out.
+  std::unique_ptr<std::byte[]> payload;  // when encoded in the background
   std::size_t payload_bytes = 0;
   bool compressed = false;
+  std::uint64_t encode_ns = 0;
   bool running = false;  // guarded by the encoder's mutex_
 
   std::span<const std::byte> content() const { return {raw.get(), raw_bytes}; }

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/os_error.h"
 #include "base/try.h"
@@ -69,6 +71,7 @@ void SegmentWriter::restart_buffer(std::uint64_t offset) {
 
 Result<std::span<std::byte>> SegmentWriter::room(std::size_t bytes) {
   VARVE_CHECK(bytes <= kMaxRoom);
+  watch_disk();
   if (WriteBuffers::kBytes - fill_ < bytes) VARVE_TRY(next_buffer());
   return buffers_.at(current_).subspan(fill_);
 }
@@ -117,10 +120,27 @@ Status SegmentWriter::submit_up_to(std::size_t bytes) {
   preallocate(buffer_begin_ + bytes);
   const std::span<const std::byte> part = buffers_.at(current_).subspan(submitted_, bytes - submitted_);
   VARVE_TRY(file_->submit_write(buffer_begin_ + submitted_, part));
+  if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();
+  busy_bytes_ += part.size();
   submitted_ = bytes;
   last_write_[current_] = ++writes_;
   return {};
 }
+
+// At each frame: a write of a buffer takes some times as long, so that its end is seen soon enough.
+void SegmentWriter::watch_disk() {
+  if (busy_since_ns_ == 0 || file_->completed_writes() < writes_) return;
+  busy_ns_ += monotonic_ns() - std::exchange(busy_since_ns_, 0);
+  // Without O_DIRECT writes end in the page cache: only the flush says what the disk takes.
+  if (file_->direct() && busy_bytes_ >= DiskSpeed::kFewestBytes) count_disk();
+}
+
+void SegmentWriter::count_disk() {
+  buffers_.disk_speed().add(busy_bytes_, busy_ns_);
+  forget_disk();
+}
+
+void SegmentWriter::forget_disk() { busy_since_ns_ = busy_ns_ = busy_bytes_ = 0; }
 
 Status SegmentWriter::next_buffer() {
   const std::size_t whole = round_down(fill_, kIoAlignment);
@@ -153,7 +173,10 @@ Status SegmentWriter::submit() {
 
 Status SegmentWriter::sync() {
   VARVE_TRY(submit());
+  if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();
   VARVE_TRY(file_->sync());
+  busy_ns_ += monotonic_ns() - busy_since_ns_;
+  count_disk();
   restart_buffer(offset());  // everything has ended: the same buffer again
   return {};
 }
@@ -161,6 +184,7 @@ Status SegmentWriter::sync() {
 Status SegmentWriter::rewind(std::uint64_t offset) {
   VARVE_CHECK(offset % kBlockBytes == 0 && offset <= this->offset());
   VARVE_TRY(file_->drain());
+  forget_disk();
   restart_buffer(offset);
   return {};
 }

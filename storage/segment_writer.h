@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 
+#include "storage/compression_level.h"
 #include "storage/io.h"
 #include "storage/record.h"
 
@@ -37,10 +38,13 @@ class WriteBuffers {
   WriteBuffers& operator=(const WriteBuffers&) = delete;
 
   std::span<std::byte> at(std::size_t index) { return {memory_ + index * kBytes, kBytes}; }
+  /// Of the disk that they are written to.
+  DiskSpeed& disk_speed() { return disk_speed_; }
 
  private:
   explicit WriteBuffers(std::byte* memory) : memory_(memory) {}
   std::byte* memory_;
+  DiskSpeed disk_speed_;
 };
 
 struct SegmentWriterOptions {
@@ -78,6 +82,8 @@ class SegmentWriter {
   Status rewind(std::uint64_t offset);
   /// Cuts the file at offset(); sync() makes it durable.
   Status truncate();
+  /// As measured while writes were under way, in this segment and those before it; 0: not known yet.
+  double disk_bytes_per_second() const { return buffers_.disk_speed().bytes_per_second(); }
   /// Reads bytes that were appended, also those not written yet.
   Status read_back(std::uint64_t offset, std::span<std::byte> into);
 
@@ -87,6 +93,10 @@ class SegmentWriter {
   Status submit_up_to(std::size_t bytes);
   void preallocate(std::uint64_t until);
   void restart_buffer(std::uint64_t offset);
+  /// Looks whether writes are under way, and counts the time in which some are.
+  void watch_disk();
+  void count_disk();
+  void forget_disk();
 
   Io& io_;
   std::string name_;
@@ -97,9 +107,12 @@ class SegmentWriter {
   std::size_t current_ = 0;
   std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
   std::size_t fill_ = 0;
-  std::size_t submitted_ = 0;    // bytes of the current buffer that were written already
-  std::uint64_t writes_ = 0;     // submitted so far
-  std::uint64_t allocated_ = 0;  // end of the preallocated part
+  std::size_t submitted_ = 0;        // bytes of the current buffer that were written already
+  std::uint64_t writes_ = 0;         // submitted so far
+  std::uint64_t busy_since_ns_ = 0;  // a write is under way since then; 0: none
+  std::uint64_t busy_ns_ = 0;        // before that, not counted in the disk's speed yet
+  std::uint64_t busy_bytes_ = 0;     // submitted in that time
+  std::uint64_t allocated_ = 0;      // end of the preallocated part
   std::uint64_t next_step_ = std::uint64_t{4} << 20;
 };
 

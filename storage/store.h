@@ -34,6 +34,7 @@ struct StoreOptions {
   bool create = true;             ///< make a store when the directory holds none; false: `not_found`
   std::uint32_t chunk_bytes = 0;  ///< of a new store; 0: 4 KiB
   bool compress = true;
+  bool favour_size = false;  ///< compress also where the disk would take the raw bytes sooner
   bool verify_on_dedup = false;
   std::uint32_t threads = 1;         ///< for compression, and for unpacking and checking while reading
   std::optional<int> niceness = {};  ///< the least of the threads that compress; empty: that of who writes first
@@ -100,9 +101,9 @@ class ChainWriter {
   /// appends it. The bytes are copied or compressed before it returns. `element_bytes`: hint for the filter, or 0.
   /// REQUIRES: name == store.name_of(content); begin() called.
   virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) = 0;
-  /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
   /// Has the processor fetch what add() will look at for these names: so that several look-ups wait for memory at once.
   virtual void prefetch(std::span<const ChunkName> names) = 0;
+  /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
   /// Otherwise does nothing.
   virtual Status confirm(const ChunkName& name, std::span<const std::byte> content) = 0;
   /// Writes the manifest and flushes. After an error the image does not exist, earlier ones are intact, and begin()

@@ -175,6 +175,10 @@ TEST(EngineOptions, OfTheBackgroundAreCheckedByName) {
     ASSERT_ERROR(ErrorCode::invalid_argument, engine);
     EXPECT_NE(engine.error().message().find("Options::nice"), std::string::npos) << engine.error().message();
   }
+  Options contradictory = small_options(directory / "store");
+  contradictory.compress = false;
+  contradictory.favour_size = true;
+  ASSERT_ERROR(ErrorCode::invalid_argument, Engine::open(contradictory));
   Options options = small_options(directory / "store");
   options.bytes_per_second = 65535;
   const auto engine = Engine::open(options);

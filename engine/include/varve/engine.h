@@ -76,8 +76,11 @@ struct Options {
 
   /// For a new store: a power of two from 4 KiB to 64 KiB. An existing store keeps its own. 0: 4 KiB.
   std::uint32_t chunk_bytes = 0;
-  /// LZ4 frames (raw where that does not pay); false: always raw.
+  /// LZ4 frames, raw where that does not pay: where the bytes do not get fewer, or where the disk takes the raw ones
+  /// sooner than they could be compressed, even by LZ4's fastest ways (docs/tuning.md). false: always raw.
   bool compress = true;
+  /// Makes images as small as LZ4 can, also where the disk would take the raw bytes sooner.
+  bool favour_size = false;
   /// Compare stored bytes before trusting a chunk's name. For programs whose memory an enemy may shape. Slower.
   bool verify_on_dedup = false;
   /// Threads that reduce and compress in the background. 0: one.

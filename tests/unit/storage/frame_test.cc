@@ -208,8 +208,9 @@ Outcome run(FilterChooser& chooser, std::span<const std::byte> raw, std::uint32_
   for (std::size_t i = 0; i < frames; ++i) {
     const FrameChoice choice = chooser.choose(raw, element, scratch);
     bool compressed = false;
-    outcome.bytes += encode_frame(raw, chunks, choice, scratch, payload, compressed);
-    chooser.learn(element, choice, compressed);
+    const std::size_t stored = encode_frame(raw, chunks, choice, scratch, payload, compressed);
+    outcome.bytes += stored;
+    chooser.learn(element, choice, {.raw_bytes = raw.size(), .stored_bytes = stored, .compressed = compressed});
     outcome.compressed += compressed ? 1 : 0;
     outcome.tried += choice.codec == Codec::none ? 0 : 1;
   }
@@ -217,20 +218,19 @@ Outcome run(FilterChooser& chooser, std::span<const std::byte> raw, std::uint32_
 }
 
 TEST(FilterChooser, ShufflesDoublesAndNotText) {
-  FilterChooser chooser(true);
+  FilterChooser chooser({});
   const auto field = smooth_doubles(8192);
   const Outcome doubles = run(chooser, field, 8, 50);
   EXPECT_EQ(doubles.compressed, 50U);
   EXPECT_LT(doubles.bytes, 50 * field.size() * 8 / 10);  // LZ4 alone leaves it as it is
   FrameScratch scratch;
   EXPECT_EQ(chooser.choose(field, 8, scratch).filter, Filter::shuffle);
-  EXPECT_EQ(FilterChooser(true).choose(field, 0, scratch).filter, Filter::shuffle)
-      << "found on samples when nobody says";
-  EXPECT_EQ(FilterChooser(true).choose(text(65536), 8, scratch).filter, Filter::none);
+  EXPECT_EQ(FilterChooser({}).choose(field, 0, scratch).filter, Filter::shuffle) << "found on samples when nobody says";
+  EXPECT_EQ(FilterChooser({}).choose(text(65536), 8, scratch).filter, Filter::none);
 }
 
 TEST(FilterChooser, LeavesRandomBytesAloneAndLooksAgainNowAndThen) {
-  FilterChooser chooser(true);
+  FilterChooser chooser({});
   const auto noise = test::random_bytes(65536, 3);
   EXPECT_EQ(run(chooser, noise, 0, 300).tried, 0U);
   const Outcome later = run(chooser, text(65536), 0, 100);
@@ -238,14 +238,108 @@ TEST(FilterChooser, LeavesRandomBytesAloneAndLooksAgainNowAndThen) {
 }
 
 TEST(FilterChooser, NoticesWhenCompressionStopsPaying) {
-  FilterChooser chooser(true);
+  FilterChooser chooser({});
   EXPECT_EQ(run(chooser, text(65536), 0, 10).compressed, 10U);
   EXPECT_LE(run(chooser, test::random_bytes(65536, 3), 0, 100).tried, 4U);
 }
 
 TEST(FilterChooser, NeverCompressesWhenToldNotTo) {
-  FilterChooser chooser(false);
+  FilterChooser chooser({.compress = false});
   EXPECT_EQ(run(chooser, text(65536), 0, 40).tried, 0U);
+}
+
+TEST(FilterChooser, FindsTheSizeOfElementsWhenNobodySays) {
+  FrameScratch scratch;
+  for (const std::uint16_t element : {std::uint16_t{8}, std::uint16_t{12}, std::uint16_t{16}}) {
+    // Each element has `element - 2` bytes that repeat, no two of them alike, and two that don't.
+    auto raw = test::random_bytes(kFrameRawBytes, element);
+    for (std::size_t i = 0; i < raw.size(); ++i)
+      if (i % element >= 2) raw[i] = static_cast<std::byte>(i % element * 37);
+    const FrameChoice choice = FilterChooser({}).choose(raw, 0, scratch);
+    EXPECT_EQ(choice.filter, Filter::shuffle) << element;
+    EXPECT_EQ(choice.element_bytes, element);
+  }
+  std::vector<std::byte> floats(kFrameRawBytes);
+  for (std::size_t i = 0; i < floats.size() / 4; ++i) {
+    const float value = 1 + 0.5F * static_cast<float>(std::sin(static_cast<double>(i) * 1e-4));
+    std::memcpy(floats.data() + 4 * i, &value, 4);
+  }
+  EXPECT_EQ(FilterChooser({}).choose(floats, 0, scratch).element_bytes, 4U);
+}
+
+TEST(NextLevel, IsTheSmallestThatKeepsUpWithTheDisk) {
+  const auto next = [](unsigned level, double compress, double disk) {
+    return next_level(level, {.compress = compress, .disk = disk});
+  };
+  constexpr unsigned kFastest = kCompressionLevels - 1;
+  EXPECT_EQ(next(2, 0, 1e9), (LevelChoice{2, false})) << "nothing measured yet";
+  EXPECT_EQ(next(2, 1e9, 0), (LevelChoice{2, false})) << "nothing written yet";
+  EXPECT_EQ(next(2, 1.1e9, 1e9), (LevelChoice{2, false}));
+  EXPECT_EQ(next(2, 0.9e9, 1e9), (LevelChoice{3, false}));
+  EXPECT_EQ(next(1, 0.4e9, 1e9), (LevelChoice{kFastest, false})) << "far behind";
+  EXPECT_EQ(next(2, 2e9, 1e9), (LevelChoice{1, false})) << "far ahead";
+  EXPECT_EQ(next(0, 9e9, 1e9), (LevelChoice{0, false}));
+  EXPECT_EQ(next(kFastest, 0.9e9, 1e9), (LevelChoice{kFastest, true})) << "nothing is fast enough";
+}
+
+TEST(DiskSpeed, IsOfLongWritesAndFollowsThem) {
+  DiskSpeed speed;
+  speed.add(4096, 500'000);  // a tiny image: a latency
+  EXPECT_EQ(speed.bytes_per_second(), 0);
+  speed.add(8 << 20, 8'000'000);
+  EXPECT_DOUBLE_EQ(speed.bytes_per_second(), static_cast<double>(1 << 20) * 1000);
+  for (int i = 0; i < 10; ++i) speed.add(8 << 20, 80'000'000);
+  EXPECT_NEAR(speed.bytes_per_second(), static_cast<double>(1 << 20) * 100, 1e6);
+}
+
+/// Frames of smooth doubles, on a processor that compresses so fast at the slowest level, and 1.4 times as fast at each
+/// one above it.
+FrameChoice settle(FilterChooser& chooser, double bytes_per_second, double disk, std::size_t frames,
+                   double other_ns = 0) {
+  static const auto raw = smooth_doubles(kFrameRawBytes / 8);
+  FrameScratch scratch;
+  chooser.set_disk_speed(disk, other_ns);
+  FrameChoice choice;
+  for (std::size_t i = 0; i < frames; ++i) {
+    choice = chooser.choose(raw, 8, scratch);
+    const double speed = bytes_per_second * std::pow(1.4, choice.level);
+    chooser.learn(8, choice,
+                  {.raw_bytes = raw.size(),
+                   .stored_bytes = raw.size() * 7 / 10,
+                   .compressed = true,
+                   .encode_ns = static_cast<std::uint64_t>(static_cast<double>(raw.size()) * 1e9 / speed)});
+  }
+  return choice;
+}
+
+TEST(FilterChooser, CompressesNoMoreSlowlyThanTheDiskTakesTheRawBytes) {
+  FilterChooser chooser({});
+  EXPECT_EQ(settle(chooser, 0.6e9, 0, 200).level, 0U) << "nobody knows the disk yet";
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e9, 500).level, 2U);  // 0.6, 0.84, 1.18
+  EXPECT_EQ(settle(chooser, 0.6e9, 0.2e9, 500).level, 0U);
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e9, 500).level, 2U);
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e12, 500).codec, Codec::none) << "raw where nothing is fast enough";
+  // A disk of 1 MB/s: it is probed now and then, and this processor is surely faster than that.
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e6, 500).codec, Codec::lz4);
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e6, 500).level, 0U);
+}
+
+TEST(FilterChooser, CountsWhatTheThreadDoesBesides) {
+  FilterChooser chooser({});
+  // 5 GB/s for that; together 0.54, 0.72, 0.95, 1.24.
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e9, 500, 0.2).level, 3U);
+}
+
+TEST(FilterChooser, CountsTheThreadsThatCompress) {
+  FilterChooser chooser({.threads = 2});
+  EXPECT_EQ(settle(chooser, 0.6e9, 1e9, 500).level, 0U);
+}
+
+TEST(FilterChooser, FavoursSizeWhenAsked) {
+  FilterChooser chooser({.favour_size = true});
+  const FrameChoice choice = settle(chooser, 0.6e9, 1e12, 500);
+  EXPECT_EQ(choice.codec, Codec::lz4);
+  EXPECT_EQ(choice.level, 0U);
 }
 
 }  // namespace

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/segment_writer.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/simulated_io.h"
+#include "tests/support/store_shadow.h"
+
+namespace varve::storage {
+namespace {
+
+/// What is known of the disk after writing so much, by one flush or by several.
+double measured_speed(bool direct, std::size_t bytes, std::size_t flushes) {
+  test::SimulatedDisk disk{{.direct = direct}};
+  const auto io = disk.open();
+  EXPECT_TRUE(io->make_directory(kSegmentFolder).has_value());
+  const auto buffers = WriteBuffers::create().value();
+  SegmentHeader header;
+  header.name = {1, 1};
+  header.chain = "main";
+  const auto writer = SegmentWriter::create(*io, *buffers, header, {}, {}).value();
+  for (std::size_t i = 0; i < flushes; ++i) {
+    EXPECT_TRUE(writer->append(test::random_bytes(bytes / flushes, i)).has_value());
+    EXPECT_TRUE(writer->sync().has_value());
+  }
+  return writer->disk_bytes_per_second();
+}
+
+TEST(SegmentWriter, MeasuresTheDiskOnLongWritesOnly) {
+  for (const bool direct : {true, false}) {
+    EXPECT_GT(measured_speed(direct, std::size_t{8} << 20, 1), 0) << direct;
+    EXPECT_EQ(measured_speed(direct, std::size_t{2} << 20, 1), 0) << direct;
+    EXPECT_EQ(measured_speed(direct, std::size_t{8} << 20, 512), 0) << "latencies, " << direct;
+  }
+}
+
+}  // namespace
+}  // namespace varve::storage
