@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ckpt-bench throughput: a full image, from the cut to durable, in turns with writing as many bytes as it wrote.
+// ckpt-bench throughput: a full image, from the cut to durable, in turns with writing as many bytes as it wrote; and
+// what it costs a program that goes on meanwhile.
 #include <memory>
 #include <optional>
 
@@ -17,6 +18,17 @@
 namespace varve::tools {
 namespace {
 
+/// A program that sums up its memory again and again, alone and while an image of it is being written.
+struct Slowdown {
+  unsigned threads = 0;  ///< of the engine
+  Samples plain, with;   ///< time of a sweep
+  double share() const { return plain.median() > 0 && !with.empty() ? with.median() / plain.median() - 1 : 0; }
+  nlohmann::json json() const {
+    const auto known = with.empty() ? nlohmann::json() : nlohmann::json(share());
+    return {{"threads", threads}, {"slowdown", known}, {"sweep_ns", with.json()}, {"sweep_ns_alone", plain.json()}};
+  }
+};
+
 struct ThroughputRow {
   DataKind data = DataKind::random;
   std::uint64_t bytes = 0;
@@ -26,6 +38,7 @@ struct ThroughputRow {
   Samples written_rate;  ///< bytes that reached the disk
   Samples disk_rate;
   bool direct = true;
+  std::vector<Slowdown> slowdowns;
 };
 
 Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mapping& memory, ThroughputRow& row) {
@@ -55,6 +68,34 @@ Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mappi
   return {};
 }
 
+Result<Slowdown> measure_slowdown(const ThroughputBench& options, unsigned threads, Scratch& scratch,
+                                  const Mapping& memory, DataKind data) {
+  constexpr std::size_t kSweepBytes = std::size_t{64} << 20;  // so that there are many while an image is written
+  constexpr unsigned kPlainSweeps = 20;
+  VARVE_TRY(check_interrupted());
+  VARVE_TRY(scratch.remove_store());
+  Slowdown slowdown;
+  slowdown.threads = threads;
+  const auto swept = memory.bytes().first(std::min(memory.bytes().size(), kSweepBytes));
+  const auto sweep = [&] { return run_epoch(swept, {}, data, 1).ns; };
+  sweep();
+  for (unsigned i = 0; i < kPlainSweeps; ++i) slowdown.plain.add(sweep());
+  Options engine_with = engine_options(options.setup, options.setup.back_ends, scratch.store());
+  engine_with.threads = threads;
+  VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_with));
+  RegionOptions region;
+  region.element_bytes = element_bytes(data);
+  VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size(), region));
+  VARVE_TRY_ASSIGN(const Ticket ticket, engine.checkpoint());
+  while (!ticket.ready()) {
+    const std::uint64_t ns = sweep();
+    if (!ticket.ready()) slowdown.with.add(ns);  // else a part of it was swept alone
+  }
+  VARVE_TRY(ticket.wait());
+  VARVE_TRY(engine.close());
+  return slowdown;
+}
+
 Result<ThroughputRow> measure(const ThroughputBench& options, DataKind data, Scratch& scratch) {
   Progress progress(fmt::format("ckpt-bench throughput, {}", to_string(data)), options.setup.common.show_progress());
   ThroughputRow row;
@@ -68,11 +109,20 @@ Result<ThroughputRow> measure(const ThroughputBench& options, DataKind data, Scr
     progress.update(i, options.repetitions, "images");
     VARVE_TRY(repeat_once(options, scratch, memory, row));
   }
+  const std::vector<unsigned> counts =
+      options.setup.threads == 0 ? std::vector<unsigned>{1, 2} : std::vector<unsigned>{options.setup.threads};
+  for (const unsigned threads : counts) {
+    progress.update(fmt::format("a program beside {} threads", threads));
+    VARVE_TRY_ASSIGN(auto slowdown, measure_slowdown(options, threads, scratch, memory, data));
+    row.slowdowns.push_back(std::move(slowdown));
+  }
   return row;
 }
 
 nlohmann::json as_json(const ThroughputRow& row) {
   const double disk = row.disk_rate.median();
+  auto slowdowns = nlohmann::json::array();
+  for (const auto& slowdown : row.slowdowns) slowdowns.push_back(slowdown.json());
   return {{"workload", fmt::format("full image, {} {}", format_bytes(row.bytes), to_string(row.data))},
           {"data", to_string(row.data)},
           {"bytes", row.bytes},
@@ -86,9 +136,18 @@ nlohmann::json as_json(const ThroughputRow& row) {
           {"reduce_ns", row.reduce.json()},
           {"commit_ns", row.commit.json()},
           {"disk_by_direct_io", row.direct},
+          {"slowdowns", std::move(slowdowns)},
           {"tracker", row.choices.tracker},
           {"capture", row.choices.capture},
           {"io", row.choices.io}};
+}
+
+std::string slowdowns_text(const ThroughputRow& row) {
+  std::string text;
+  for (const auto& slowdown : row.slowdowns)
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ",
+                        slowdown.with.empty() ? "-" : format_percent(slowdown.share()), slowdown.threads);
+  return text;
 }
 
 std::string as_text(const std::vector<ThroughputRow>& rows) {
@@ -100,13 +159,15 @@ std::string as_text(const std::vector<ThroughputRow>& rows) {
                {"PROTECTED", Align::right},
                {"WRITTEN", Align::right},
                {"DISK ALONE", Align::right},
-               {"/DISK", Align::right}});
+               {"/DISK", Align::right},
+               {"SLOWER", Align::right}});
   for (const auto& row : rows) {
     const double disk = row.disk_rate.median();
     table.add({fmt::format("{} {}", format_bytes(row.bytes), to_string(row.data)),
                format_bytes(static_cast<std::uint64_t>(row.written.median())), format_ns(row.stall.median()),
                row.durable.text_ns(), format_rate(row.rate.median()), format_rate(row.written_rate.median()),
-               format_rate(disk), disk > 0 ? fmt::format("{:.2f}", row.written_rate.median() / disk) : "-"});
+               format_rate(disk), disk > 0 ? fmt::format("{:.2f}", row.written_rate.median() / disk) : "-",
+               slowdowns_text(row)});
   }
   return table.text();
 }
@@ -164,9 +225,12 @@ Result<BenchResult> bench_throughput(const ThroughputBench& options) {
 
 BenchCommand add_throughput(CLI::App& parent) {
   auto options = std::make_shared<ThroughputBench>();
-  auto* app = parent.add_subcommand("throughput",
-                                    "Measure a full image from the cut to durable, in turns with O_DIRECT sequential\n"
-                                    "writing and fdatasync(2) of as many bytes to a fresh, preallocated file.");
+  auto* app =
+      parent.add_subcommand("throughput",
+                            "Measure a full image from the cut to durable, in turns with O_DIRECT sequential\n"
+                            "writing and fdatasync(2) of as many bytes to a fresh, preallocated file. And how much\n"
+                            "slower a program runs beside it that reads its memory: with 1 and 2 threads of the\n"
+                            "engine, or with --threads.");
   add_size(*app, "--size", options->bytes, "of the protected memory");
   app->add_option("--data", options->data, "random, particles, field, heap, zeros; several with commas")
       ->delimiter(',')
