@@ -20,6 +20,7 @@ packages_bench=(libbenchmark-dev)
 packages_format=(clang-format-14)
 packages_clang=(clang libclang-rt-14-dev)
 packages_clang_tidy=(clang-tidy-14)
+packages_browser=(chromium)
 packages_vm=(qemu-system-x86 cpio xz-utils e2fsprogs xfsprogs python3)
 packages_nfs=(nfs-kernel-server nfs-common rpcbind)
 
@@ -53,6 +54,7 @@ works() {   # PACKAGE
             clang++ -fsanitize=fuzzer,address -x c++ -o /dev/null - ;;
     clang-format-14) clang-format-14 --version ;;
     clang-tidy-14) clang-tidy-14 --version ;;
+    chromium) chromium --version ;;
     qemu-system-x86) qemu-system-x86_64 --version ;;
     cpio) cpio --version ;;
     xz-utils) xz --version ;;

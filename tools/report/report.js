@@ -135,7 +135,7 @@
 
   // What happens when, from 0 on: a lane a row.
   plots.stages = (plot) => {
-    const left = 250, right = WIDTH - 100, row = 26, top = 8;
+    const left = 330, right = WIDTH - 100, row = 26, top = 8;
     const end = Math.max(...plot.lanes.flatMap((lane) => lane.spans.map((span) => span.end)), 1);
     const bottom = top + plot.lanes.length * row;
     const x = (value) => left + (right - left) * value / end;
@@ -146,7 +146,7 @@
     }
     plot.lanes.forEach((lane, index) => {
       const y = top + index * row;
-      shapes.push(titled(text(left - 10, y + 17, shorten(lane.name, 36), { anchor: 'end' }), lane.name));
+      shapes.push(titled(text(left - 10, y + 17, shorten(lane.name, 52), { anchor: 'end' }), lane.name));
       let last = 0;
       for (const span of lane.spans) {
         shapes.push(titled(svg('rect', {
@@ -163,7 +163,7 @@
   // Groups of bars; whiskers from `low` to `high` where they are known. On a logarithmic axis, if that was wished for,
   // where the values are far apart.
   plots.bars = (plot) => {
-    const left = 300, right = WIDTH - 110, row = 20, gap = 12;
+    const left = 330, right = WIDTH - 110, row = 20, gap = 12;
     const bars = plot.groups.flatMap((group) => group.bars).filter((bar) => bar.value > 0);
     if (bars.length === 0) return [html('p', { class: 'soft' }, 'no figures')];
     const high = Math.max(...bars.map((bar) => Math.max(bar.value, bar.high || 0)));
@@ -190,7 +190,7 @@
         shapes.push(text(end + 7, y + 15, label, { soft: true }));
         y += row;
       }
-      shapes.push(titled(text(left - 10, (begin + y) / 2 + 4, shorten(group.name, 44), { anchor: 'end' }), group.name));
+      shapes.push(titled(text(left - 10, (begin + y) / 2 + 4, shorten(group.name, 52), { anchor: 'end' }), group.name));
       y += gap;
     }
     shapes.unshift(svg('path', { class: 'axis', d: `M${left} 0V${y - gap + 4}` }));
