@@ -4,6 +4,7 @@
 // is judged here.
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -140,6 +141,90 @@ TEST_F(ToolsBench, ScaleOpensAStoreAfterACloseAndAfterKills) {
   EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
 }
 
+TEST_F(ToolsBench, EveryKindOfProgramChangesWhatItIsTold) {
+  for (const char* name : {"stencil", "particles", "graph", "key-value", "text", "zeros", "random"}) {
+    const auto result = bench_json({"stall", "--size", "4MiB", "--dirty", "5%", "--workload", name, "--epochs", "2",
+                                    "--warm-up", "1", "--full-writes", "0"});
+    const auto& row = result.at("rows")[0];
+    EXPECT_EQ(row.at("changed_chunks").at("min"), 51) << name << ": 5 % of 1024 pages are really changed";
+  }
+  const auto result = bench_json({"stall", "--size", "4MiB", "--workload", "graph", "--pattern", "contiguous",
+                                  "--epochs", "1", "--warm-up", "0", "--full-writes", "0"});
+  EXPECT_EQ(result.at("rows")[0].at("data"), "graph");
+  EXPECT_EQ(result.at("rows")[0].at("pattern"), "contiguous") << "what is said explicitly counts";
+}
+
+TEST_F(ToolsBench, TheDrawnResultHoldsTheDataAndLoadsNothing) {
+  const std::string html = directory_ / "report.html";
+  const auto result = bench_json({"stall", "--size", "4MiB", "--epochs", "3", "--full-writes", "1", "--html", html});
+  std::ifstream file(html);
+  const std::string page{std::istreambuf_iterator<char>(file), {}}, begin = "type=\"application/json\">";
+  const auto at = page.find(begin) + begin.size();
+  const auto data = json::parse(page.substr(at, page.find("</script>", at) - at), nullptr, false);
+  EXPECT_EQ(data.at("figures").at("rows"), result.at("rows"));
+  std::vector<std::string> types;
+  for (const auto& section : data.at("sections"))
+    for (const auto& plot : section.at("plots")) {
+      types.push_back(plot.at("type"));
+      if (plot.at("type") == "distribution") {
+        EXPECT_EQ(plot.at("series")[0].at("values").size(), 3u);
+      }
+      if (plot.at("type") == "stages") {
+        EXPECT_EQ(plot.at("lanes").size(), 3u);
+      }
+      if (plot.at("type") == "heatmap") {
+        EXPECT_EQ(plot.at("columns"), result.at("rows")[0].at("images_in_store"));
+      }
+    }
+  EXPECT_THAT(types, testing::IsSupersetOf({"distribution", "bars", "stages", "heatmap", "columns"}));
+  for (const char* part : {"https://", "src=\"", "url("}) EXPECT_THAT(page, testing::Not(HasSubstr(part)));
+}
+
+TEST_F(ToolsBench, AResultThatCannotBeDrawnIsNotMeasured) {
+  const Outcome outcome = bench({"stall", "--size", "4MiB", "--html", directory_ / "absent/report.html"});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("absent/report.html"));
+  EXPECT_TRUE(outcome.out.empty());
+  EXPECT_FALSE(fs::exists(store_));
+}
+
+TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
+  const auto result = bench_json({"compare", "--size", "4MiB", "--repetitions", "2", "--peer",
+                                  "saves=test -d /proc/{pid} && head -c 100000 /dev/zero > {dir}/image", "--peer",
+                                  "breaks=echo no such luck >&2; exit 3; {pid}", "--peer", "kills=kill -9 {pid}",
+                                  "--peer", "hangs=sleep 60; {pid}", "--peer-seconds", "1"});
+  std::map<std::string, json> rows;
+  for (const auto& row : result.at("rows")) rows[row.at("method")] = row;
+  ASSERT_EQ(rows.size(), 8u);
+  for (const char* name : {"varve, delta", "varve, full", "write", "fork"}) {
+    const auto& row = rows.at(name);
+    EXPECT_TRUE(row.at("failed").is_null()) << row;
+    for (const char* key : {"stall_ns", "durable_ns", "disk_bytes"}) EXPECT_GT(row.at(key).at("median"), 0) << row;
+    EXPECT_FALSE(row.at("setup").get<std::string>().empty());
+  }
+  for (const char* name : {"varve, delta", "write"}) EXPECT_GT(rows.at(name).at("restore_ns").at("median"), 0);
+  EXPECT_LT(rows.at("varve, delta").at("disk_bytes").at("median"), rows.at("write").at("disk_bytes").at("median"));
+  EXPECT_EQ(rows.at("write").at("disk_bytes").at("median"), 4 << 20);
+  EXPECT_TRUE(rows.at("saves").at("failed").is_null()) << rows.at("saves");
+  EXPECT_GE(rows.at("saves").at("disk_bytes").at("median"), 100'000);
+  EXPECT_GT(rows.at("saves").at("stall_ns").at("median"), 0);
+  EXPECT_THAT(rows.at("breaks").at("failed").get<std::string>(),
+              testing::AllOf(HasSubstr("3"), HasSubstr("no such luck")));
+  EXPECT_TRUE(rows.at("kills").at("failed").is_null()) << "a checkpointer may end what it saved";
+  EXPECT_TRUE(rows.at("kills").at("stall_ns").is_null());
+  EXPECT_THAT(rows.at("hangs").at("failed").get<std::string>(), HasSubstr("killed"));
+  EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
+}
+
+TEST_F(ToolsBench, AllIsOneReportOfEverything) {
+  const std::string html = directory_ / "report.html";
+  const auto result = bench_json({"all", "--quick", "--size", "4MiB", "--html", html});
+  std::map<std::string, int> rows;
+  for (const auto& row : result.at("rows")) ++rows[row.at("benchmark")];
+  EXPECT_EQ(rows, (std::map<std::string, int>{{"compare", 4}, {"stall", 5}, {"throughput", 5}, {"restore", 5}}));
+  EXPECT_GT(fs::file_size(html), 20'000u);
+}
+
 TEST_F(ToolsBench, WhatIsNotItsOwnIsNeverTouched) {
   fs::create_directory(store_);
   std::ofstream(store_ + "/thesis.txt") << "years of work";
@@ -155,6 +240,12 @@ TEST_F(ToolsBench, WrongOptionsExitWith2) {
                                                                  {"stall", "--pattern", "polka"},
                                                                  {"stall", "--tracker", "polka"},
                                                                  {"throughput", "--data", "polka"},
+                                                                 {"stall", "--workload", "polka"},
+                                                                 {"stall", "--html"},
+                                                                 {"compare", "--peer", "criu"},
+                                                                 {"compare", "--peer", "=dump {pid}"},
+                                                                 {"compare", "--peer", "criu=dump"},
+                                                                 {"all", "--size", "huge"},
                                                                  {"polka"}}) {
     const Outcome outcome = bench(words);
     EXPECT_EQ(outcome.exit_code, 2) << words.back() << outcome.out;

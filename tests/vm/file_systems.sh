@@ -111,7 +111,8 @@ mount_nfs() {
     rpcbind 2>/dev/null
     mountpoint -q /proc/fs/nfsd || mount_it /proc/fs/nfsd -t nfsd nfsd || return 1
     exportfs -o rw,sync,no_root_squash,no_subtree_check,fsid=77 "127.0.0.1:$work/ext4/exported" 2>"$work/mount" &&
-        rpc.nfsd -N 3 -G 10 -L 10 2 2>>"$work/mount" && { pidof rpc.mountd >/dev/null || rpc.mountd -N 3 2>>"$work/mount"; } ||
+        rpc.nfsd -N 3 -G 10 -L 10 2 2>>"$work/mount" &&
+        { pidof rpc.mountd >/dev/null || rpc.mountd -N 3 2>>"$work/mount"; } ||
         { reason="cannot serve it here: $(tail -n 1 "$work/mount")"; return 1; }
     exported=$work/ext4/exported
     mount_it "$work/nfs" -t nfs -o vers=4.2,soft,timeo=50 "127.0.0.1:$exported"

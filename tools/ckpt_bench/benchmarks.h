@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tools/ckpt_bench/bench_report.h"
+#include "tools/ckpt_bench/peer.h"
 #include "tools/ckpt_bench/setup.h"
 
 namespace varve::tools {
@@ -33,5 +34,15 @@ struct RestoreBench {
 };
 /// Restores, in turns with reading as many bytes and faulting in as much memory. REQUIRES: likewise.
 Result<BenchResult> bench_restore(const RestoreBench& options);
+
+struct CompareBench {
+  BenchSetup setup;
+  WorkloadShape shape{.bytes = std::uint64_t{1} << 30, .dirty = 0.01, .data = DataKind::particles};
+  unsigned repetitions = 3;
+  std::vector<Peer> peers;
+  unsigned peer_seconds = 120;  ///< after which one is killed
+};
+/// Checkpoints of the same program by several means, in turns. A peer that fails has a row that says so.
+Result<BenchResult> bench_compare(const CompareBench& options);
 
 }  // namespace varve::tools

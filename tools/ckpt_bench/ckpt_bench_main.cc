@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", version_text("ckpt-bench"));
   app.require_subcommand(1);
   add_footer(app,
+             "  ckpt-bench all --quick --store /scratch/bench --html report.html\n"
+             "  ckpt-bench compare --workload key-value --store /scratch/bench\n"
              "  ckpt-bench stall --size 1GiB --dirty 1% --pattern scattered --repeat-pages --store /scratch/bench\n"
              "  ckpt-bench matrix --size 256MiB --dirty 1%,10% --tracker auto,hash --store /scratch/bench\n"
              "  ckpt-bench phases --size 1GiB --store /scratch/bench\n"
@@ -26,7 +28,7 @@ int main(int argc, char** argv) {
              "'ckpt-bench COMMAND --help' tells more.");
   const std::vector<BenchCommand> commands = {add_stall(app),      add_matrix(app),  add_phases(app),
                                               add_throughput(app), add_restore(app), add_retention(app),
-                                              add_scale(app)};
+                                              add_scale(app),      add_compare(app), add_all(app)};
   std::string command_line = "ckpt-bench";
   for (int i = 1; i < argc; ++i) command_line += std::string(" ") + argv[i];
   return run_command_line(app, argc, argv, [&] {

@@ -17,6 +17,8 @@ struct BenchCommand {
 
 BenchCommand add_stall(CLI::App& parent);
 BenchCommand add_matrix(CLI::App& parent);
+BenchCommand add_compare(CLI::App& parent);
+BenchCommand add_all(CLI::App& parent);
 BenchCommand add_phases(CLI::App& parent);
 BenchCommand add_throughput(CLI::App& parent);
 BenchCommand add_restore(CLI::App& parent);

@@ -46,7 +46,7 @@ Result<std::vector<WorkloadShape>> shapes(const MatrixOptions& options) {
           WorkloadShape shape = options.plan.shape;
           VARVE_TRY_ASSIGN(shape.bytes, parse_size(size));
           VARVE_TRY_ASSIGN(shape.dirty, parse_fraction(dirty));
-          shape.pattern = pattern == "contiguous" ? Pattern::contiguous : Pattern::scattered;
+          shape.pattern = parse_pattern(pattern);
           shape.repeat_pages = pages == "repeat";
           if (!same_as_an_earlier_one(shape, options)) all.push_back(shape);
         }
@@ -151,7 +151,7 @@ BenchCommand add_matrix(CLI::App& parent) {
                             "together. Back ends that do not work here are left out, with the reason.");
   add_choices(*app, "--size", options->sizes, "of the protected memory", {});
   add_choices(*app, "--dirty", options->dirty, "shares of the pages that an epoch changes", {});
-  add_choices(*app, "--pattern", options->patterns, "scattered, contiguous", {"scattered", "contiguous"});
+  add_choices(*app, "--pattern", options->patterns, "scattered, contiguous, skewed", pattern_names());
   add_choices(*app, "--pages", options->pages, "repeat, fresh: the same pages each epoch, or others",
               {"repeat", "fresh"});
   add_choices(*app, "--tracker", options->trackers, "trackers", {"auto", "uffd", "soft-dirty", "mprotect", "hash"});

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "varve/result.h"
 
@@ -18,10 +20,14 @@ enum class DataKind : std::uint8_t {
   particles,  ///< structures of doubles that drift: position, velocity
   field,      ///< smooth doubles
   heap,       ///< pointers, small numbers, text
+  graph,      ///< vertices: rank, degree, label; a change visits one in sixteen
+  key_value,  ///< entries of a key-value heap; a change replaces one in four
+  text,       ///< words, and pointers between them; a change puts a word in, and what follows moves
   zeros,
 };
 std::string_view to_string(DataKind kind);
 std::optional<DataKind> parse_data(std::string_view name);
+std::vector<std::string> data_names();
 /// For RegionOptions.
 std::uint32_t element_bytes(DataKind kind);
 
@@ -56,7 +62,9 @@ void populate(std::span<std::byte> memory);
 
 /// Fills memory; another salt gives other content of the same kind.
 void fill(std::span<std::byte> memory, DataKind kind, std::uint64_t salt);
-/// Changes every word of a piece, keeping its kind; another salt gives another change. REQUIRES: salt is not 0.
-void change(std::span<std::byte> piece, DataKind kind, std::uint64_t salt);
+/// Changes a piece as a program with such data does, which keeps its kind; another salt gives another change. Something
+/// differs afterwards in every page that lies in the piece. `offset`: of the piece in the memory, a multiple of 8.
+/// REQUIRES: salt is not 0.
+void change(std::span<std::byte> piece, DataKind kind, std::uint64_t salt, std::uint64_t offset = 0);
 
 }  // namespace varve::tools

@@ -240,10 +240,7 @@ BenchCommand add_restore(CLI::App& parent) {
                                     "disk (not its cache); what came back is compared. Beside it: O_DIRECT reading of\n"
                                     "the same bytes, and faulting in the same memory.");
   add_size(*app, "--size", options->bytes, "of the protected memory");
-  app->add_option("--data", options->data, "random, particles, field, heap, zeros; several with commas")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"random", "particles", "field", "heap", "zeros"}))
-      ->capture_default_str();
+  add_data_list(*app, options->data);
   app->add_option("--repetitions", options->repetitions, "restores of each kind")
       ->check(CLI::Range(1u, 10'000u))
       ->capture_default_str();

@@ -87,7 +87,10 @@ class Measurement {
 
   // To what no other image has.
   void change_pages(const Mapping& memory, PageSequence& pages, std::uint64_t image) {
-    for (const std::uint32_t page : pages.next()) change(page_of(memory.bytes(), page), options_.shape.data, image);
+    for (const std::uint32_t page : pages.next()) {
+      const auto piece = page_of(memory.bytes(), page);
+      change(piece, options_.shape.data, image, static_cast<std::uint64_t>(piece.data() - memory.bytes().data()));
+    }
   }
 
   // A process tracks memory or is forked by one that does: so whatever has an engine is a child of its own.

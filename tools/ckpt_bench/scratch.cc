@@ -24,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kMarker = "made-by-ckpt-bench";
 constexpr const char* kYardstick = "yardstick";
+constexpr const char* kForeign = "peer";
 constexpr std::array<const char*, 3> kStores = {"store", "store-to-compare", "store-of-one-full-image"};
 
 Status remove_tree(const fs::path& path) {
@@ -65,7 +66,7 @@ Result<Scratch> Scratch::create(const std::string& directory, std::uint64_t need
   marker << "Made by ckpt-bench, which removes this directory.\n" << std::flush;
   if (!marker) return os_error("write of " + directory + "/" + kMarker + " failed", errno);
   for (const Which which : {Which::store, Which::other, Which::full}) VARVE_TRY(scratch.remove_store(which));
-  VARVE_TRY(remove_tree(fs::path(directory) / kYardstick));
+  for (const char* name : {kYardstick, kForeign}) VARVE_TRY(remove_tree(fs::path(directory) / name));
   VARVE_TRY(check_free(directory, needed_bytes));
   return scratch;
 }
@@ -76,7 +77,7 @@ Scratch::Scratch(Scratch&& other) noexcept
 Scratch::~Scratch() {
   if (directory_.empty()) return;
   std::error_code ignored;  // nothing of value is lost when some of it stays
-  fs::remove_all(fs::path(directory_) / kYardstick, ignored);
+  for (const char* name : {kYardstick, kForeign}) fs::remove_all(fs::path(directory_) / name, ignored);
   if (keep_) return;
   for (const char* store : kStores) fs::remove_all(fs::path(directory_) / store, ignored);
   fs::remove(fs::path(directory_) / kMarker, ignored);
@@ -87,16 +88,26 @@ std::string Scratch::store(Which which) const { return directory_ + "/" + kStore
 
 Status Scratch::remove_store(Which which) { return remove_tree(store(which)); }
 
-std::uint64_t Scratch::store_bytes(Which which) const {
+std::uint64_t Scratch::allocated_bytes(const std::string& directory) {
   std::uint64_t bytes = 0;
   std::error_code error;
-  for (auto entry = fs::recursive_directory_iterator(store(which), error); !error && entry != fs::end(entry);
+  for (auto entry = fs::recursive_directory_iterator(directory, error); !error && entry != fs::end(entry);
        entry.increment(error)) {
     struct stat info {};
     if (stat(entry->path().c_str(), &info) == 0 && S_ISREG(info.st_mode))
       bytes += static_cast<std::uint64_t>(info.st_blocks) * 512;
   }
   return bytes;
+}
+
+std::uint64_t Scratch::store_bytes(Which which) const { return allocated_bytes(store(which)); }
+
+Result<std::string> Scratch::fresh_directory() {
+  const fs::path path = fs::absolute(fs::path(directory_) / kForeign);
+  VARVE_TRY(remove_tree(path));
+  std::error_code error;
+  if (!fs::create_directory(path, error)) return os_error("making of " + path.string() + " failed", error.value());
+  return path.string();
 }
 
 std::vector<std::string> Scratch::segments(Which which) const {

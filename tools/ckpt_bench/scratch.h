@@ -30,6 +30,10 @@ class Scratch {
   /// A store that is not there. REQUIRES: no engine has it open.
   Status remove_store(Which which = Which::store);
   std::uint64_t store_bytes(Which which = Which::store) const;  ///< allocated, of all its files
+  /// An empty directory for somebody else's files.
+  Result<std::string> fresh_directory();
+  /// Allocated, of all files below it.
+  static std::uint64_t allocated_bytes(const std::string& directory);
   std::vector<std::string> segments(Which which = Which::store) const;
 
  private:

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/env.h"
 #include "storage/chunk_name.h"
@@ -27,6 +28,8 @@ T named(const std::string& name, std::initializer_list<std::pair<const char*, T>
     if (name == known) return value;
   return T::automatic;  // the command line took only names that are there
 }
+
+std::string listed(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, ", ")); }
 
 std::string file_system_of(const std::string& store) {
   const auto slash = store.find_last_of('/');
@@ -55,13 +58,36 @@ void add_back_ends(CLI::App& command, BackEnds& back_ends) {
       ->capture_default_str();
 }
 
+void add_workload(CLI::App& command, WorkloadShape& shape) {
+  const auto choose = [&shape](const std::string& name) { set_workload(shape, name); };
+  command
+      .add_option_function<std::string>("--workload", choose,
+                                        "a kind of program, which sets the three below: " + listed(workload_names()))
+      ->check(CLI::IsMember(workload_names()))
+      ->type_name("NAME");
+  add_data(command, shape.data);
+  const auto set_pattern = [&shape](const std::string& name) { shape.pattern = parse_pattern(name); };
+  command.add_option_function<std::string>("--pattern", set_pattern, listed(pattern_names()))
+      ->check(CLI::IsMember(pattern_names()))
+      ->type_name("PATTERN")
+      ->default_str(std::string(to_string(shape.pattern)));
+  command.add_flag("--repeat-pages", shape.repeat_pages, "the same pages in each epoch; else others");
+}
+
+void add_data_list(CLI::App& command, std::vector<std::string>& into) {
+  command.add_option("--data", into, listed(data_names()) + "; several with commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember(data_names()))
+      ->capture_default_str();
+}
+
 CLI::Option* add_data(CLI::App& command, DataKind& into) {
   const auto set = [&into](const std::string& name) {
     const auto kind = parse_data(name);
-    if (!kind) throw CLI::ValidationError("--data: '" + name + "' is none of random, particles, field, heap, zeros");
+    if (!kind) throw CLI::ValidationError("--data: '" + name + "' is none of " + listed(data_names()));
     into = *kind;
   };
-  return command.add_option_function<std::string>("--data", set, "random, particles, field, heap or zeros")
+  return command.add_option_function<std::string>("--data", set, listed(data_names()))
       ->type_name("KIND")
       ->default_str(std::string(to_string(into)));
 }

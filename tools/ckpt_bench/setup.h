@@ -48,6 +48,10 @@ void add_setup(CLI::App& command, BenchSetup& setup);
 /// Adds --tracker, --capture and --io.
 void add_back_ends(CLI::App& command, BackEnds& back_ends);
 CLI::Option* add_data(CLI::App& command, DataKind& into);
+/// Adds --data for several kinds.
+void add_data_list(CLI::App& command, std::vector<std::string>& into);
+/// Adds --workload and what it sets: --data, --pattern, --repeat-pages.
+void add_workload(CLI::App& command, WorkloadShape& shape);
 
 HugePages huge_pages(const BenchSetup& setup);
 Options engine_options(const BenchSetup& setup, const BackEnds& back_ends, const std::string& store);

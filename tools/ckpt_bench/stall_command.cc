@@ -13,7 +13,6 @@ namespace {
 struct StallOptions {
   BenchSetup setup;
   StallPlan plan;
-  std::string pattern = "scattered";
 };
 
 Result<StallRow> run_one(const StallOptions& options) {
@@ -24,14 +23,16 @@ Result<StallRow> run_one(const StallOptions& options) {
   return measure_stall(options.setup, options.plan, scratch, progress);
 }
 
-int run_stall(StallOptions& options) {
-  options.plan.shape.pattern = options.pattern == "contiguous" ? Pattern::contiguous : Pattern::scattered;
+int run_stall(const StallOptions& options) {
   return run_benchmark(options.setup, "stall", [&options]() -> Result<BenchResult> {
     std::vector<StallRow> rows;
     VARVE_TRY_ASSIGN(auto row, run_one(options));
     rows.push_back(std::move(row));
-    return BenchResult{
-        .rows = {rows[0].json()}, .text = stall_table(rows) + stall_details(rows[0]), .sections = stall_sections(rows)};
+    BenchResult result;
+    result.rows.push_back(rows[0].json());
+    result.text = stall_table(rows) + stall_details(rows[0]);
+    result.sections = stall_sections(rows);
+    return result;
   });
 }
 
@@ -47,11 +48,7 @@ BenchCommand add_stall(CLI::App& parent) {
       "how much slower the program runs in between. The program reads all of its memory once in each epoch.");
   add_size(*app, "--size", options->plan.shape.bytes, "of the protected memory");
   add_fraction(*app, "--dirty", options->plan.shape.dirty, "share of the pages that an epoch changes");
-  app->add_option("--pattern", options->pattern, "scattered or contiguous")
-      ->check(CLI::IsMember({"scattered", "contiguous"}))
-      ->capture_default_str();
-  app->add_flag("--repeat-pages", options->plan.shape.repeat_pages, "the same pages in each epoch; else others");
-  add_data(*app, options->plan.shape.data);
+  add_workload(*app, options->plan.shape);
   app->add_option("--epochs", options->plan.epochs, "checkpoints that are counted")
       ->check(CLI::Range(1u, 1'000'000u))
       ->capture_default_str();
@@ -64,6 +61,7 @@ BenchCommand add_stall(CLI::App& parent) {
   add_footer(
       *app,
       "  ckpt-bench stall --size 1GiB --dirty 1% --pattern contiguous --epochs 30 --store /scratch/bench\n"
+      "  ckpt-bench stall --size 1GiB --workload key-value --store /scratch/bench --html stall.html\n"
       "  ckpt-bench stall --size 1GiB --dirty 1% --repeat-pages --store /scratch/bench --json | jq '.rows[0]'\n");
   return {app, [options](const std::string& command_line) {
             options->setup.command_line = command_line;

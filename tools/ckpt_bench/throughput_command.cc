@@ -232,10 +232,7 @@ BenchCommand add_throughput(CLI::App& parent) {
                             "slower a program runs beside it that reads its memory: with 1 and 2 threads of the\n"
                             "engine, or with --threads.");
   add_size(*app, "--size", options->bytes, "of the protected memory");
-  app->add_option("--data", options->data, "random, particles, field, heap, zeros; several with commas")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"random", "particles", "field", "heap", "zeros"}))
-      ->capture_default_str();
+  add_data_list(*app, options->data);
   app->add_option("--repetitions", options->repetitions, "images of each kind")
       ->check(CLI::Range(1u, 10'000u))
       ->capture_default_str();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The program that is checkpointed: in each epoch it reads all of its memory once, as a sweep over a grid does, and
-// changes every word of the pages that the pattern names as it passes them.
+// changes the pages that the pattern names as it passes them.
 //
 // Threads: one.
 #pragma once
@@ -15,8 +15,15 @@
 
 namespace varve::tools {
 
-enum class Pattern : std::uint8_t { scattered, contiguous };
+enum class Pattern : std::uint8_t {
+  scattered,
+  contiguous,
+  skewed,  ///< few pages often, many rarely, by a power law
+};
 std::string_view to_string(Pattern pattern);
+/// REQUIRES: one of pattern_names().
+Pattern parse_pattern(std::string_view name);
+std::vector<std::string> pattern_names();
 
 struct WorkloadShape {
   std::uint64_t bytes = 0;
@@ -26,6 +33,13 @@ struct WorkloadShape {
   DataKind data = DataKind::random;
   std::uint64_t variation = 0;  ///< another one names other pages
 };
+/// Kinds of programs: data, and the pattern in which it is written. stencil: a front that moves over a field;
+/// particles: the same cells are active each epoch; graph, key-value: hot and cold pages; text: edits anywhere; zeros,
+/// random.
+std::vector<std::string> workload_names();
+/// REQUIRES: one of them. Size and share stay as they are.
+void set_workload(WorkloadShape& shape, std::string_view name);
+
 /// "1 % scattered, the same pages, 1.00 GiB random"
 std::string describe(const WorkloadShape& shape);
 
@@ -38,6 +52,8 @@ class PageSequence {
 
  private:
   void draw();
+  void draw_skewed();
+  std::uint64_t random();
 
   WorkloadShape shape_;
   std::uint64_t pages_;

@@ -169,16 +169,32 @@ std::uint64_t copy_pages(std::span<std::byte> memory, const std::vector<std::uin
   return monotonic_ns() - begin_ns;
 }
 
-Result<std::uint64_t> write_everything(const std::string& path, std::span<const std::byte> memory) {
+Result<std::uint64_t> write_file(const std::string& path, std::span<const std::byte> memory) {
   constexpr std::size_t kWriteBytes = std::size_t{8} << 20;
   const std::uint64_t begin_ns = monotonic_ns();
   VARVE_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_WRONLY | O_CREAT | O_EXCL));
   for (std::size_t at = 0; at < memory.size(); at += kWriteBytes)
     VARVE_TRY(write_fully(fd.get(), path, memory.subspan(at, std::min(kWriteBytes, memory.size() - at)), at));
   if (fdatasync(fd.get()) != 0) return os_error("flush of " + path + " failed", errno);
-  const std::uint64_t took = monotonic_ns() - begin_ns;
+  return monotonic_ns() - begin_ns;
+}
+
+Result<std::uint64_t> write_everything(const std::string& path, std::span<const std::byte> memory) {
+  auto took = write_file(path, memory);
   unlink(path.c_str());
   return took;
+}
+
+Result<std::uint64_t> read_file(const std::string& path, std::span<std::byte> memory) {
+  const std::uint64_t begin_ns = monotonic_ns();
+  VARVE_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY));
+  for (std::size_t at = 0; at < memory.size();) {
+    const ssize_t got = pread(fd.get(), memory.data() + at, memory.size() - at, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return os_error("read of " + path + " failed", got < 0 ? errno : EIO);
+    at += static_cast<std::size_t>(got);
+  }
+  return monotonic_ns() - begin_ns;
 }
 
 Result<DirectTiming> write_direct(const std::string& path, std::uint64_t bytes) {

@@ -45,6 +45,10 @@ std::uint64_t copy_pages(std::span<std::byte> memory, const std::vector<std::uin
 /// write(2) of everything to a fresh file and fdatasync(2), which is what a program without an engine does. The file is
 /// removed afterwards. Nanoseconds, from open to the end of the flush.
 Result<std::uint64_t> write_everything(const std::string& path, std::span<const std::byte> memory);
+/// The same, and the file stays.
+Result<std::uint64_t> write_file(const std::string& path, std::span<const std::byte> memory);
+/// read(2) of such a file into memory, and the end of that. Nanoseconds.
+Result<std::uint64_t> read_file(const std::string& path, std::span<std::byte> memory);
 
 struct DirectTiming {
   std::uint64_t ns = 0;

@@ -4,14 +4,18 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <numeric>
 #include <set>
 
 #include <gtest/gtest.h>
 #include <lz4.h>
 
 #include "tests/support/temporary_directory.h"
+#include "tools/ckpt_bench/peer.h"
 #include "tools/ckpt_bench/samples.h"
 #include "tools/ckpt_bench/scratch.h"
 #include "tools/ckpt_bench/workload.h"
@@ -86,6 +90,72 @@ TEST(Workload, AnEpochChangesExactlyTheNamedPagesAtAnyOffset) {
   }
 }
 
+TEST(PageSequence, SkewedPagesComeBackByAPowerLaw) {
+  PageSequence sequence({.bytes = std::uint64_t{64} << 20, .dirty = 0.01, .pattern = Pattern::skewed});
+  std::map<std::uint32_t, int> drawn;
+  for (int epoch = 0; epoch < 100; ++epoch) {
+    const auto& pages = sequence.next();
+    ASSERT_EQ(pages.size(), 164u);
+    EXPECT_TRUE(std::is_sorted(pages.begin(), pages.end()));
+    EXPECT_EQ(std::set(pages.begin(), pages.end()).size(), pages.size());
+    EXPECT_LT(pages.back(), 16384u);
+    for (const auto page : pages) ++drawn[page];
+  }
+  const auto often = std::count_if(drawn.begin(), drawn.end(), [](const auto& page) { return page.second > 50; });
+  const auto once = std::count_if(drawn.begin(), drawn.end(), [](const auto& page) { return page.second == 1; });
+  EXPECT_GT(often, 5) << "some in most epochs";
+  EXPECT_GT(once, 1000) << "most of them rarely";
+  PageSequence most({.bytes = std::uint64_t{1} << 20, .dirty = 0.9, .pattern = Pattern::skewed});
+  EXPECT_EQ(most.next().size(), 230u);
+}
+
+TEST(Workload, EachKindChangesEachNamedPageAndNoOther) {
+  for (const auto& name : data_names()) {
+    const auto kind = *parse_data(name);
+    for (const std::size_t offset : {std::size_t{0}, std::size_t{16}}) {
+      auto memory = Mapping::create({.bytes = std::size_t{1} << 20, .offset = offset});
+      ASSERT_TRUE(memory);
+      const auto bytes = memory->bytes();
+      fill(bytes, kind, 1);
+      const std::vector<std::uint32_t> pages = {0, 17, 18, 255};
+      for (std::uint64_t salt = 1; salt < 20; ++salt) {
+        const std::vector<std::byte> before(bytes.begin(), bytes.end());
+        run_epoch(bytes, pages, kind, salt);
+        std::set<std::size_t> changed;
+        for (std::size_t i = 0; i < bytes.size(); ++i)
+          if (bytes[i] != before[i]) changed.insert((i + offset) / kPageBytes);
+        EXPECT_EQ(changed, std::set<std::size_t>(pages.begin(), pages.end())) << name << ", salt " << salt;
+      }
+    }
+  }
+}
+
+TEST(Workload, DoublesThatDriftStayNearWhereTheyWere) {
+  for (const auto kind : {DataKind::particles, DataKind::field}) {
+    auto memory = Mapping::create({.bytes = std::size_t{1} << 16});
+    ASSERT_TRUE(memory);
+    const auto bytes = memory->bytes();
+    fill(bytes, kind, 1);
+    std::vector<double> before(bytes.size() / 8), after(bytes.size() / 8);
+    std::memcpy(before.data(), bytes.data(), bytes.size());
+    std::vector<std::uint32_t> pages(16);
+    std::iota(pages.begin(), pages.end(), 0u);
+    for (std::uint64_t salt = 1; salt <= 100; ++salt) run_epoch(bytes, pages, kind, salt);
+    std::memcpy(after.data(), bytes.data(), bytes.size());
+    for (std::size_t i = 0; i < before.size(); ++i)
+      ASSERT_NEAR(after[i], before[i], 0.5) << to_string(kind) << " " << i;
+  }
+}
+
+TEST(Peer, NeedsANameAndTheProcess) {
+  const auto peer = parse_peer("criu=criu dump -t {pid} -D {dir} --opt=1");
+  ASSERT_TRUE(peer);
+  EXPECT_EQ(peer->name, "criu");
+  EXPECT_EQ(peer->command, "criu dump -t {pid} -D {dir} --opt=1");
+  for (const char* text : {"", "criu", "=dump {pid}", "criu=", "criu=dump"})
+    EXPECT_EQ(parse_peer(text).error().code(), ErrorCode::invalid_argument) << text;
+}
+
 TEST(Workload, KindsOfDataCompressAsTheirNamesSay) {
   const auto ratio = [](DataKind kind) {
     std::vector<std::byte> raw(std::size_t{1} << 20);
@@ -99,6 +169,9 @@ TEST(Workload, KindsOfDataCompressAsTheirNamesSay) {
   EXPECT_LT(ratio(DataKind::particles), 1.5);
   EXPECT_LT(ratio(DataKind::field), 1.2);  // it takes a byte shuffle
   EXPECT_GT(ratio(DataKind::heap), 1.4);
+  EXPECT_GT(ratio(DataKind::graph), 1.4);
+  EXPECT_GT(ratio(DataKind::key_value), 1.1);
+  EXPECT_GT(ratio(DataKind::text), 2);
   EXPECT_GT(ratio(DataKind::zeros), 100);
 }
 
