@@ -135,7 +135,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
 EngineImplementation::~EngineImplementation() {
   MutexLock lock(api_mutex_);
   if (!closed_) [[maybe_unused]]
-    const Status ended = end_lazy();  // memory that its owner goes on using is whole
+    const Status ended = end_lazy();    // memory that its owner goes on using is whole
   if (pace_ != nullptr) pace_->stop();  // else dropping would take as long as writing
   if (writer_ != nullptr) writer_->stop(BackgroundWriter::Stop::drop);
 }
