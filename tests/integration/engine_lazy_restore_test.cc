@@ -43,6 +43,13 @@ class EngineLazyRestore : public ::testing::Test {
     EXPECT_OK(engine->protect("memory", memory.begin(), memory.bytes(), {}));
     return engine;
   }
+  /// For what waits for the stream: lets it go on while that waits.
+  std::thread opens_soon() {
+    return std::thread([this] {
+      usleep(20'000);
+      gate_.open();
+    });
+  }
   bool right(const Pages& memory, std::size_t page) const {
     return std::memcmp(memory.page(page), expected_.data() + page * Pages::page_bytes(), Pages::page_bytes()) == 0;
   }
@@ -165,10 +172,7 @@ TEST_F(EngineLazyRestore, a_checkpoint_meanwhile_waits_or_does_what_the_options_
   engine = opened(memory);
   gate_.shut();
   ASSERT_OK(engine->restore("latest", lazily()));
-  std::thread opener([&] {
-    usleep(20'000);
-    gate_.open();
-  });
+  std::thread opener = opens_soon();
   EXPECT_OK(take_image(*engine));
   EXPECT_FALSE(engine->lazy_status().streaming);
   opener.join();
@@ -182,10 +186,7 @@ TEST_F(EngineLazyRestore, closing_destroying_and_unprotecting_wait_for_the_rest)
     auto engine = opened(memory);
     gate_.shut();
     ASSERT_OK(engine->restore("latest", lazily()));
-    std::thread opener([&] {
-      usleep(20'000);
-      gate_.open();
-    });
+    std::thread opener = opens_soon();
     if (how == "close") {
       EXPECT_OK(engine->close());
     }
@@ -215,10 +216,7 @@ TEST_F(EngineLazyRestore, another_restore_takes_its_place_and_one_that_is_refuse
   EXPECT_TRUE(engine->lazy_status().streaming);
   EXPECT_TRUE(right(memory, 400));
   // Its stream waits at the gate, which the new restore opens by being waited for.
-  std::thread opener([&] {
-    usleep(20'000);
-    gate_.open();
-  });
+  std::thread opener = opens_soon();
   ASSERT_OK(engine->restore("2", lazily()));
   EXPECT_EQ(engine->lazy_status().image, "main/2");
   opener.join();
@@ -235,10 +233,7 @@ TEST_F(EngineLazyRestore, a_child_that_is_forked_meanwhile_has_all_of_it) {
   auto engine = opened(memory);
   gate_.shut();
   ASSERT_OK(engine->restore("latest", lazily()));
-  std::thread opener([&] {
-    usleep(20'000);
-    gate_.open();
-  });
+  std::thread opener = opens_soon();
   const int status = run_child([&] { return same(memory.span(), expected_) ? 0 : 1; });
   opener.join();
   EXPECT_EQ(status, 0);

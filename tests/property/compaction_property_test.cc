@@ -8,10 +8,9 @@
 //   - verify() finds no damage;
 //   - a reader in another process that holds the store reads what it chose;
 //   - when all is quiet, collections leave little more than what images need.
-// --seeds=COUNT tries that many, from --first=N on; --seed=N repeats one.
+// Seeds: tests/support/seeds.h.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <map>
 #include <set>
 #include <string>
@@ -25,8 +24,9 @@
 #include "storage/collect.h"
 #include "storage/store.h"
 #include "storage/verify.h"
+#include "tests/support/random.h"
+#include "tests/support/seeds.h"
 #include "tests/support/simulated_io.h"
-#include "tests/support/simulated_state.h"
 #include "tests/support/store_shadow.h"
 
 namespace varve {
@@ -35,10 +35,10 @@ namespace {
 using storage::ChainWriter;
 using storage::ImageSummary;
 using storage::Store;
+using test::Random;
 using test::ShadowMemory;
 using test::SimulatedDisk;
 using test::SimulatedOperation;
-using test::SimulatedRandom;
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kChains = 2;
@@ -420,26 +420,15 @@ class Trial {
     EXPECT_LE(disk_.used_bytes(), needed_bytes(**store) * 5 / 4 + 32 * kPage);
   }
 
-  SimulatedRandom random_;
+  Random random_;
   SimulatedDisk disk_;
   bool reads_fail_ = false;
   std::array<ChainModel, kChains> models_;
   std::map<std::pair<std::size_t, std::uint64_t>, ShadowMemory> read_models_;
 };
 
-std::uint64_t argument(const std::string& name, std::uint64_t otherwise) {
-  for (const std::string& text : testing::internal::GetArgvs())
-    if (text.starts_with("--" + name + "=")) return std::strtoull(text.c_str() + name.size() + 3, nullptr, 10);
-  return otherwise;
-}
-
 TEST(CompactionProperty, WhatIsKeptStaysWhateverHappens) {
-  const std::uint64_t first = argument("seed", argument("first", 1));
-  const std::uint64_t count = argument("seed", 0) != 0 ? 1 : argument("seeds", 2000);
-  for (std::uint64_t seed = first; seed < first + count; ++seed) {
-    Trial(seed).go();
-    if (HasFailure()) FAIL() << "repeat with: compaction_property_test --seed=" << seed;
-  }
+  test::for_each_seed(test::wanted_seeds(2000), [](std::uint64_t seed) { Trial(seed).go(); });
 }
 
 }  // namespace

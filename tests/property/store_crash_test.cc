@@ -5,10 +5,9 @@
 //   - every other image is whole, or not listed;
 //   - verify() finds no damage: what is torn is an unfinished tail;
 //   - after an error the next image is good, and earlier ones are untouched.
-// --seeds=COUNT tries that many, from --first=N on; --seed=N repeats one.
+// Seeds: tests/support/seeds.h.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <map>
 #include <set>
 #include <string>
@@ -19,17 +18,18 @@
 
 #include "storage/store.h"
 #include "storage/verify.h"
+#include "tests/support/random.h"
+#include "tests/support/seeds.h"
 #include "tests/support/simulated_io.h"
-#include "tests/support/simulated_state.h"
 #include "tests/support/store_shadow.h"
 
 namespace varve::storage {
 namespace {
 
+using test::Random;
 using test::ShadowMemory;
 using test::SimulatedDisk;
 using test::SimulatedOperation;
-using test::SimulatedRandom;
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kChains = 2;
@@ -294,17 +294,11 @@ class Trial {
     EXPECT_EQ(report->good.size(), (*store)->images().size());
   }
 
-  SimulatedRandom random_;
+  Random random_;
   SimulatedDisk disk_;
   bool reads_fail_ = false;
   std::array<ChainModel, kChains> models_;
 };
-
-std::uint64_t argument(const std::string& name, std::uint64_t otherwise) {
-  for (const std::string& text : testing::internal::GetArgvs())
-    if (text.starts_with("--" + name + "=")) return std::strtoull(text.c_str() + name.size() + 3, nullptr, 10);
-  return otherwise;
-}
 
 TEST(StoreCrash, ASeedRepeatsToTheByte) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
@@ -317,14 +311,7 @@ TEST(StoreCrash, ASeedRepeatsToTheByte) {
 }
 
 TEST(StoreCrash, WhatWasDurableStaysWhateverHappens) {
-  const std::uint64_t first = argument("seed", argument("first", 1));
-  const std::uint64_t count = argument("seed", 0) != 0 ? 1 : argument("seeds", 10'000);
-  for (std::uint64_t seed = first; seed < first + count; ++seed) {
-    Trial(seed).go();
-    if (HasFailure())
-      FAIL() << "repeat with: " << testing::internal::GetArgvs().front()
-             << " --gtest_filter='StoreCrash.WhatWas*' --seed=" << seed;
-  }
+  test::for_each_seed(test::wanted_seeds(10'000), [](std::uint64_t seed) { Trial(seed).go(); });
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ void SimulatedBytes::put(std::uint64_t offset, std::span<const std::byte> bytes)
 
 namespace {
 
-SimulatedLoss pick_loss(SimulatedRandom& chance) {
+SimulatedLoss pick_loss(Random& chance) {
   constexpr SimulatedLoss kLosses[] = {
       SimulatedLoss::all_lost,     SimulatedLoss::all_kept,     SimulatedLoss::prefix_kept, SimulatedLoss::prefix_kept,
       SimulatedLoss::whole_writes, SimulatedLoss::torn_sectors, SimulatedLoss::torn_sectors};
@@ -65,7 +65,7 @@ SimulatedLoss pick_loss(SimulatedRandom& chance) {
 }
 
 /// Each sector by itself. A run of luck is as likely as a mix, so that a single lost sector is seen, too.
-void put_torn(SimulatedBytes& bytes, const SimulatedChange& change, SimulatedRandom& chance) {
+void put_torn(SimulatedBytes& bytes, const SimulatedChange& change, Random& chance) {
   const std::uint64_t odds = 2 + chance.below(8);
   const bool mostly_kept = chance.coin();
   for (std::size_t done = 0; done < change.bytes.size();) {
@@ -216,7 +216,7 @@ void SimulatedState::sync(SimulatedNode& node) {
 }
 
 /// Decides what of the pending changes became durable; afterwards that is what is seen.
-void SimulatedState::settle(SimulatedNode& node, SimulatedLoss loss, SimulatedRandom& chance) {
+void SimulatedState::settle(SimulatedNode& node, SimulatedLoss loss, Random& chance) {
   const std::size_t changes = node.pending.size();
   std::size_t whole = 0;  // changes before this one are kept whole
   if (loss == SimulatedLoss::all_kept) whole = changes;
@@ -275,7 +275,7 @@ void SimulatedState::sync_directory(std::string_view folder) {
   pending_names = std::move(left);
 }
 
-void SimulatedState::settle_names(SimulatedLoss loss, SimulatedRandom& chance) {
+void SimulatedState::settle_names(SimulatedLoss loss, Random& chance) {
   std::vector<const SimulatedNameChange*> lost;
   const std::size_t prefix = chance.below(pending_names.size() + 1);
   for (std::size_t i = 0; i < pending_names.size(); ++i) {
@@ -296,7 +296,7 @@ void SimulatedState::settle_names(SimulatedLoss loss, SimulatedRandom& chance) {
   names = durable_names;
 }
 
-void SimulatedState::end_flights(SimulatedRandom& chance) {
+void SimulatedState::end_flights(Random& chance) {
   for (SimulatedHandle* handle : handles) {
     while (!handle->flights.empty()) {
       SimulatedFlight& flight = handle->flights[chance.below(handle->flights.size())];
@@ -312,7 +312,7 @@ void SimulatedState::end_flights(SimulatedRandom& chance) {
 }
 
 void SimulatedState::crash(std::uint64_t seed) {
-  SimulatedRandom chance(seed);
+  Random chance(seed);
   end_flights(chance);
   const SimulatedLoss loss = pick_loss(chance);
   std::set<const SimulatedNode*> settled;

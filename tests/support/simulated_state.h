@@ -15,30 +15,12 @@
 
 #include "base/mutex.h"
 #include "storage/write_prefix.h"
+#include "tests/support/random.h"
 #include "tests/support/simulated_io.h"
 
 namespace varve::test {
 
 inline constexpr std::size_t kSectorBytes = 512;
-
-/// SplitMix64 (public domain, prng.di.unimi.it).
-class SimulatedRandom {
- public:
-  explicit SimulatedRandom(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t next() {
-    std::uint64_t z = state_ += 0x9e3779b97f4a7c15U;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31);
-  }
-  /// REQUIRES: bound > 0.
-  std::uint64_t below(std::uint64_t bound) { return next() % bound; }
-  bool one_in(std::uint64_t n) { return below(n) == 0; }
-  bool coin() { return one_in(2); }
-
- private:
-  std::uint64_t state_;
-};
 
 /// Content of a file: sparse, blocks shared between copies until they are written.
 class SimulatedBytes {
@@ -129,14 +111,14 @@ class SimulatedState {
   std::uint64_t used_bytes() const VARVE_REQUIRES(mutex);
   void crash(std::uint64_t seed) VARVE_REQUIRES(mutex);
   /// Everything in flight ends now, failed for its handle: a write may have reached the disk or not, by the seed.
-  void end_flights(SimulatedRandom& chance) VARVE_REQUIRES(mutex);
+  void end_flights(Random& chance) VARVE_REQUIRES(mutex);
   std::shared_ptr<SimulatedState> copy(std::uint64_t seed) VARVE_REQUIRES(mutex);
   void clear_faults() VARVE_REQUIRES(mutex);
 
   Mutex mutex;
   const SimulatedOptions options;
-  SimulatedRandom random VARVE_GUARDED_BY(mutex);
-  SimulatedRandom ids VARVE_GUARDED_BY(mutex) = SimulatedRandom(~options.seed);  // fill_random(): never the same twice
+  Random random VARVE_GUARDED_BY(mutex);
+  Random ids VARVE_GUARDED_BY(mutex) = Random(~options.seed);  // fill_random(): never the same twice
   SimulatedNames names VARVE_GUARDED_BY(mutex);
   SimulatedNames durable_names VARVE_GUARDED_BY(mutex);
   std::vector<SimulatedNameChange> pending_names VARVE_GUARDED_BY(mutex);
@@ -163,8 +145,8 @@ class SimulatedState {
 
  private:
   void write(SimulatedNode& node, std::uint64_t offset, std::span<const std::byte> bytes) VARVE_REQUIRES(mutex);
-  void settle(SimulatedNode& node, SimulatedLoss loss, SimulatedRandom& chance) VARVE_REQUIRES(mutex);
-  void settle_names(SimulatedLoss loss, SimulatedRandom& chance) VARVE_REQUIRES(mutex);
+  void settle(SimulatedNode& node, SimulatedLoss loss, Random& chance) VARVE_REQUIRES(mutex);
+  void settle_names(SimulatedLoss loss, Random& chance) VARVE_REQUIRES(mutex);
   int injected_fault(SimulatedOperation operation, std::string_view name) VARVE_REQUIRES(mutex);
 };
 

@@ -55,7 +55,7 @@ void take_runs(const RegionRecord& record, std::vector<std::optional<Fill>>& chu
 
 std::vector<std::byte> random_bytes(std::size_t count, std::uint64_t seed) {
   std::vector<std::byte> bytes(count);
-  SimulatedRandom random(seed);
+  Random random(seed);
   for (std::size_t i = 0; i < count; i += 8) {
     const std::uint64_t word = random.next();
     std::memcpy(bytes.data() + i, &word, std::min<std::size_t>(8, count - i));

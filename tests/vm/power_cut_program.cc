@@ -28,14 +28,14 @@
 #include "base/try.h"
 #include "storage/store.h"
 #include "storage/verify.h"
-#include "tests/support/simulated_state.h"
+#include "tests/support/random.h"
 #include "tests/support/store_shadow.h"
 
 namespace varve::storage {
 namespace {
 
+using test::Random;
 using test::ShadowMemory;
-using test::SimulatedRandom;
 
 constexpr std::size_t kPage = 4096;
 constexpr std::array<const char*, 2> kChains = {"main", "other"};
@@ -57,7 +57,7 @@ class Contents {
     while (made_.size() <= number) {
       const std::uint64_t next = made_.size();
       ShadowMemory memory = made_[parent_of(next)];
-      SimulatedRandom random(seed_ * 1000 + next);
+      Random random(seed_ * 1000 + next);
       auto& grid = memory["grid"].content;
       for (std::uint64_t i = 1 + random.below(12); i > 0; --i) {
         // Few different contents, so that the chains share chunks.
@@ -105,7 +105,7 @@ Status write_chain(const std::string& directory, const IoOptions& io_options, st
                    std::uint64_t images) {
   const std::string chain = kChains[index];
   Contents contents(seed, index);
-  SimulatedRandom random(seed * 7 + index);
+  Random random(seed * 7 + index);
   VARVE_TRY_ASSIGN(auto io, open_io(directory, io_options));
   StoreOptions options;
   options.segment_bytes = kPage * (16 + random.below(200));

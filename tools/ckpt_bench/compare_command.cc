@@ -365,7 +365,7 @@ BenchCommand add_compare(CLI::App& parent) {
   add_footer(*app,
              "  ckpt-bench compare --size 1GiB --workload particles --store /scratch/bench --html compare.html\n"
              "  ckpt-bench compare --store /scratch/bench \\\n"
-             "      --peer criu='criu dump --tree {pid} --images-dir {dir} --leave-running --shell-job'\n",
+             "      --peer criu='criu dump --tree {pid} --images-dir {dir} --leave-running'\n",
              "Exit codes: 0 good, also when a peer failed (its row says so), 1 failure, 2 usage.");
   return {app, [options](const std::string& command_line) {
             options->setup.command_line = command_line;

@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "engine/chunk_grid.h"
+#include "tests/support/random.h"
 #include "tests/support/simulated_io.h"
-#include "tests/support/simulated_state.h"
 #include "tests/support/store_shadow.h"
 
 namespace varve {
@@ -73,7 +73,7 @@ void expect_true_to_bytes(const ImageDiff& diff, const ShadowMemory& a, const Sh
 }
 
 /// Some bytes anywhere: new ones, the same again, or zeros (whole pages of them, so that chunks become zero).
-void change(ShadowRegion& region, test::SimulatedRandom& random) {
+void change(ShadowRegion& region, test::Random& random) {
   const std::size_t at = random.below(region.content.size());
   const std::size_t bytes = std::min<std::size_t>(1 + random.below(3 * kChunk), region.content.size() - at);
   const auto what = random.below(3);
@@ -141,7 +141,7 @@ class History {
     }
   }
 
-  test::SimulatedRandom random_;
+  test::Random random_;
   test::SimulatedDisk disk_;
   std::unique_ptr<storage::Store> store_;
   std::vector<std::pair<ImageName, ShadowMemory>> images_;

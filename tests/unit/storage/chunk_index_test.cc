@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/simulated_state.h"
+#include "tests/support/random.h"
 
 namespace varve::storage {
 namespace {
@@ -14,7 +14,7 @@ ChunkPlace place(std::uint32_t segment, std::uint64_t frame, std::uint32_t slot 
   return {segment, frame * 64, slot};
 }
 
-ChunkName name(test::SimulatedRandom& random) { return {random.next(), random.next()}; }
+ChunkName name(test::Random& random) { return {random.next(), random.next()}; }
 
 TEST(ChunkIndex, FindsWhatWasInserted) {
   ChunkIndex index;
@@ -41,7 +41,7 @@ TEST(ChunkIndex, HoldsSeveralPlacesOfAName) {
 }
 
 TEST(ChunkIndex, EqualsAMapUnderRandomChanges) {
-  test::SimulatedRandom random(7);
+  test::Random random(7);
   ChunkIndex index;
   std::map<ChunkName, ChunkPlace> model;
   std::vector<ChunkName> names;
@@ -77,7 +77,7 @@ TEST(ChunkIndex, EqualsAMapUnderRandomChanges) {
 }
 
 TEST(ChunkIndex, CostsAtMostFortyBytesAChunkAtEverySize) {
-  test::SimulatedRandom random(1);
+  test::Random random(1);
   ChunkIndex index;
   for (std::uint64_t count = 1; count <= 1'000'000; ++count) {
     index.insert(name(random), place(1, count));
@@ -90,7 +90,7 @@ TEST(ChunkIndex, CostsAtMostFortyBytesAChunkAtEverySize) {
 }
 
 TEST(ChunkIndex, ReservesForWhatIsComing) {
-  test::SimulatedRandom random(1);
+  test::Random random(1);
   ChunkIndex index;
   index.reserve(500'000);
   const std::uint64_t reserved = index.memory_bytes();
