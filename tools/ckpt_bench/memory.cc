@@ -27,6 +27,10 @@ constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 Result<Mapping> Mapping::create(const Options& options) {
   Mapping mapping;
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  if (options.bytes < page)
+    return fail(ErrorCode::invalid_argument,
+                {"mapping of memory for the benchmark refused",
+                 fmt::format("{} bytes are less than a page of {}", options.bytes, page), "choose a larger --size"});
   mapping.size_ = options.bytes;
   // Aligned to huge pages, so that two mappings of one benchmark get the same share of them.
   mapping.mapped_ = round_up(options.offset % page + options.bytes, page) + kHugePageBytes;

@@ -94,7 +94,7 @@ PageSequence::PageSequence(const WorkloadShape& shape) : shape_(shape), pages_(s
   random_ += shape.variation * 0x9e3779b97f4a7c15;
   const double wanted = std::round(shape.dirty * static_cast<double>(pages_));
   count_ = std::min(pages_, static_cast<std::uint64_t>(wanted));
-  if (shape.dirty > 0 && count_ == 0) count_ = 1;
+  if (shape.dirty > 0 && count_ == 0) count_ = std::min<std::uint64_t>(1, pages_);
   current_.reserve(count_);
 }
 

@@ -26,6 +26,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
+TEST(PageSequence, OfLessThanAPageDrawsNothing) {
+  EXPECT_TRUE(PageSequence({.bytes = 4095, .dirty = 0.5}).next().empty());
+}
+
+TEST(Mapping, OfLessThanAPageIsRefused) {
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{4095}}) {
+    const auto mapping = Mapping::create({.bytes = bytes});
+    ASSERT_FALSE(mapping.has_value());
+    EXPECT_NE(mapping.error().message().find("less than a page"), std::string::npos) << mapping.error().message();
+  }
+}
+
 TEST(Samples, QuantilesAreNearestRanks) {
   Samples samples;
   for (std::uint64_t value = 100; value >= 1; --value) samples.add(value);
