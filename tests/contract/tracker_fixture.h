@@ -17,21 +17,6 @@
 
 #include "tracker/tracker.h"
 
-// gcc says __SANITIZE_x__, clang __has_feature(x).
-#ifndef __has_feature
-#define __has_feature(feature) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
-#define VARVE_TEST_ASAN 1
-#else
-#define VARVE_TEST_ASAN 0
-#endif
-#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
-#define VARVE_TEST_TSAN 1
-#else
-#define VARVE_TEST_TSAN 0
-#endif
-
 namespace varve::tracker {
 
 using Pages = std::set<std::size_t>;

@@ -19,6 +19,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/contract/tracker_fixture.h"
+#include "tests/support/sanitizers.h"
 
 namespace varve::tracker {
 namespace {
@@ -118,7 +119,7 @@ int status_of_child(Body body) {
 }
 
 TEST_F(MprotectTracker, WithoutAHandlerOfItsOwnTheProgramDiesAsItWould) {
-  if (VARVE_TEST_ASAN != 0) GTEST_SKIP() << "AddressSanitizer has its own ending";
+  if (test::kAddressSanitizer) GTEST_SKIP() << "AddressSanitizer has its own ending";
   for (const auto disposition : {SIG_DFL, SIG_IGN}) {
     signal(SIGSEGV, disposition);
     const Memory memory(8);
@@ -217,7 +218,7 @@ TEST_F(MprotectTracker, ThreadLocalVariablesMayLieBesideWhatTheKernelWrites) {
 }
 
 TEST_F(MprotectTracker, FaultsAreHandledOnTheAlternateStackOfAThreadThatHasOne) {
-  if (VARVE_TEST_TSAN != 0) GTEST_SKIP() << "ThreadSanitizer's own handler writes the thread's stack";
+  if (test::kThreadSanitizer) GTEST_SKIP() << "ThreadSanitizer's own handler writes the thread's stack";
   const Memory stack(1024);
   const Memory alternate(64);
   Tracked tracked(stack, stack.range(), kMprotect);

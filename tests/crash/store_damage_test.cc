@@ -13,6 +13,7 @@
 
 #include "storage/store.h"
 #include "storage/verify.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/simulated_io.h"
 #include "tests/support/store_shadow.h"
 
@@ -25,13 +26,7 @@ using test::SimulatedDisk;
 constexpr std::size_t kPage = 4096;
 
 // Every byte, but in instrumented builds, which are many times slower and look for other bugs, one in 31.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kStride = 31;
-#elif defined(__has_feature)
-constexpr std::uint64_t kStride = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ? 31 : 1;
-#else
-constexpr std::uint64_t kStride = 1;
-#endif
+constexpr std::uint64_t kStride = test::kSanitized ? 31 : 1;
 
 struct Sample {
   SimulatedDisk disk;

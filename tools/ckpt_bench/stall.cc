@@ -70,7 +70,7 @@ Status StallRun::prepare() {
   progress_.update("filling memory");
   Mapping::Options memory{.bytes = plan_.shape.bytes, .offset = setup_.offset, .huge_pages = huge_pages(setup_)};
   VARVE_TRY_ASSIGN(protected_, Mapping::create(memory));
-  VARVE_TRY_ASSIGN(warm_, Mapping::create({.bytes = std::max<std::size_t>(1, pages_.pages_per_epoch() * kPageBytes),
+  VARVE_TRY_ASSIGN(warm_, Mapping::create({.bytes = std::max<std::size_t>(1, pages_.pages_per_epoch()) * kPageBytes,
                                            .huge_pages = HugePages::always}));
   fill(protected_->bytes(), plan_.shape.data, 1);
   VARVE_TRY_ASSIGN(auto listing, ListingScan::create());

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/staging_limit.h"
+#include "tests/support/sanitizers.h"
 #include "tests/unit/engine/capture_test_support.h"
 
 namespace varve {
@@ -150,7 +151,7 @@ TEST(Staging, gives_back_what_no_cut_needed_for_long) {
 }
 
 TEST(Staging, shrinks_its_bound_where_memory_is_refused) {
-  if (capture_test::kSanitized) GTEST_SKIP() << "sanitizers reserve more address space than a limit would allow";
+  if (test::kSanitized) GTEST_SKIP() << "sanitizers reserve more address space than a limit would allow";
   EXPECT_EQ(capture_test::in_a_child([]() -> std::string {
               std::ifstream statm("/proc/self/statm");
               std::uint64_t pages = 0;
@@ -170,7 +171,7 @@ TEST(Staging, shrinks_its_bound_where_memory_is_refused) {
 }
 
 TEST(Staging, goes_on_with_what_it_has_when_growing_is_refused) {
-  if (capture_test::kSanitized) GTEST_SKIP() << "sanitizers need writable memory of their own";
+  if (test::kSanitized) GTEST_SKIP() << "sanitizers need writable memory of their own";
   EXPECT_EQ(capture_test::in_a_child([]() -> std::string {
               auto made = StagingPool::create(64 * kMiB, 8 * kMiB);
               if (!made) return made.error().message();
