@@ -51,6 +51,7 @@ class LazyRestore final : private ForkWaiter {
     storage::Store& store;
     std::shared_ptr<const ResolvedImage> image;
     std::shared_ptr<storage::Lock> held;  ///< of the store: nothing of the image is collected meanwhile
+    unsigned threads = 1;                 ///< Options::threads: to unpack and check beside the program
   };
   /// `unsupported` says why nothing can be restored lazily here.
   static Result<std::unique_ptr<LazyRestore>> create(Source source);

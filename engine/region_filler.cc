@@ -14,6 +14,7 @@
 #include "base/try.h"
 #include "engine/chain.h"
 #include "engine/mapping.h"
+#include "engine/populating.h"
 
 namespace varve {
 namespace {
@@ -23,8 +24,6 @@ using storage::ByteRange;
 /// Requests that are made at once: 8 MiB of them stand for 1 GiB of 4 KiB chunks. At a seam one frame may be read
 /// twice.
 constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
-/// What is populated by one call, so that a long one does not hold the address space's lock.
-constexpr std::uintptr_t kPopulateBytes = std::uintptr_t{64} << 20;
 constexpr std::uint64_t kClearBytes = 4096;
 
 tracker::PageRange pages_around(const Region& region) {
@@ -65,24 +64,27 @@ void for_each_wanted_run(const FillTarget& target, const Visit& visit) {
   }
 }
 
-/// False when this kernel can't (before 5.14) or does not want to: then pages are faulted in one by one.
-bool populate(const Region& region, const ByteRange& range) {
-  const std::uintptr_t end = round_down(region.address() + range.offset + range.bytes, tracker::page_bytes());
-  for (std::uintptr_t at = round_up(region.address() + range.offset, tracker::page_bytes()); at < end;) {
-    const std::uintptr_t next = std::min(end, at + kPopulateBytes);
-    if (madvise(reinterpret_cast<void*>(at), next - at, MADV_POPULATE_WRITE) != 0) return false;
-    at = next;
-  }
-  return true;
+/// The whole pages of a part of a region.
+AddressRange pages_within(const Region& region, const ByteRange& part) {
+  const std::uintptr_t begin = round_up(region.address() + part.offset, tracker::page_bytes());
+  const std::uintptr_t end = round_down(region.address() + part.offset + part.bytes, tracker::page_bytes());
+  return {begin, std::max(begin, end)};
 }
 
 class Filler {
  public:
   Filler(storage::Store& store, std::span<const FillTarget> targets) : store_(store), targets_(targets) {
-    for (const auto& target : targets)
-      for_each_wanted_run(target, [this](const storage::ChunkRun& run, std::size_t) {
-        if (run.kind == storage::RunKind::named) named_ += run.count;
+    for (const auto& target : targets) {
+      const ChunkGrid grid(*target.record, store_.chunk_bytes());
+      for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t) {
+        if (run.kind != storage::RunKind::named) return;
+        named_ += run.count;
+        // Only what is filled: the rest may be restored lazily, and is not there to be populated.
+        for_each_part(target, grid.extent(ChunkRange{run.first, run.count}),
+                      [&](const ByteRange& part) { populating_.add(pages_within(*target.region, part)); });
       });
+    }
+    populating_.sort();
   }
 
   Status run() {
@@ -94,31 +96,23 @@ class Filler {
   Status fill_target(std::size_t index) {
     const FillTarget& target = targets_[index];
     const ChunkGrid grid(*target.record, store_.chunk_bytes());
-    bool populating = true;
-    std::vector<storage::ChunkRun> named;
-    std::vector<std::size_t> first_names;
+    Status status;
     for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t first_name) {
-      const auto extent = grid.extent(ChunkRange{run.first, run.count});
-      if (run.kind == storage::RunKind::zero) return clear(target, extent);
-      // Only what is filled: the rest may be restored lazily, and is not there to be populated.
-      for_each_part(target, extent,
-                    [&](const ByteRange& part) { populating = populating && populate(*target.region, part); });
-      named.push_back(run);
-      first_names.push_back(first_name);
-    });
-    for (std::size_t i = 0; i < named.size(); ++i)
-      for (std::uint64_t k = 0; k < named[i].count; ++k) {
-        const std::uint64_t chunk = named[i].first + k;
-        requests_.push_back({target.record->names[first_names[i] + k],
-                             static_cast<std::uint32_t>(grid.extent(chunk).bytes), fill_tag(index, chunk)});
-        if (requests_.size() >= kRequestsMax) VARVE_TRY(flush());
+      if (run.kind == storage::RunKind::zero) return clear(target, grid.extent(ChunkRange{run.first, run.count}));
+      for (std::uint64_t k = 0; k < run.count && status; ++k) {
+        const std::uint64_t chunk = run.first + k;
+        requests_.push_back({target.record->names[first_name + k], static_cast<std::uint32_t>(grid.extent(chunk).bytes),
+                             fill_tag(index, chunk)});
+        if (requests_.size() >= kRequestsMax) status = flush();
       }
-    return {};
+    });
+    return status;
   }
 
   Status flush() {
-    auto status = store_.read_chunks(
-        requests_, [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
+    auto status =
+        store_.read_chunks(requests_, storage::kAllProcessors,
+                           [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
     requests_.clear();
     return status;
   }
@@ -129,6 +123,8 @@ class Filler {
     const ChunkGrid grid(*target.record, store_.chunk_bytes());
     const auto extent = grid.extent(chunk_of_tag(tag));
     for_each_part(target, extent, [&](const ByteRange& part) {
+      const std::uintptr_t address = target.region->address() + part.offset;
+      populating_.prepare({address, address + part.bytes});
       std::memcpy(target.region->begin + part.offset, content.data() + (part.offset - extent.offset), part.bytes);
     });
     if (delivered_.fetch_add(1, std::memory_order_relaxed) == named_ / 2) VARVE_FAULT_POINT(restore_half);
@@ -147,6 +143,7 @@ class Filler {
 
   storage::Store& store_;
   const std::span<const FillTarget> targets_;
+  Populating populating_;
   std::vector<storage::ChunkRequest> requests_;
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};

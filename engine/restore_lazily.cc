@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What an engine does about a lazy restore: hands regions over, waits for them, gives up (lazy_restore.h).
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ std::unique_ptr<LazyRestore> EngineImplementation::open_lazily(const std::shared
   status.image = to_string(ImageName{resolved->manifest.chain, resolved->manifest.number});
   const auto open = [&]() -> Result<std::unique_ptr<LazyRestore>> {
     VARVE_TRY_ASSIGN(auto held, store_->hold());
-    return LazyRestore::create({*store_, resolved, std::move(held)});
+    return LazyRestore::create({*store_, resolved, std::move(held), std::max(1U, options_.threads)});
   };
   auto lazily = open();
   if (!lazily) {

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/os_error.h"
+#include "base/processors.h"
 #include "base/try.h"
 #include "storage/aligned_buffer.h"
 
@@ -18,12 +19,12 @@ namespace varve::storage {
 namespace {
 
 constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
-constexpr std::size_t kBatchWindows = 8;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
-constexpr std::size_t kInlineBytes = 2 * kWindowBytes;      // not worth a thread
+constexpr std::size_t kWindowsPerThread = 2;                // less is not worth starting one
+constexpr unsigned kQueueDepth = 8;                         // what keeps a disk busy with windows of this size
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
-/// Memory for one batch: faulted in at once, which is some fifteen times cheaper than page by page; a small one is of
+/// Memory for one window: faulted in at once, which is some fifteen times cheaper than page by page; a small one is of
 /// the heap, which is warm.
 class ReadBuffer {
  public:
@@ -42,7 +43,8 @@ class ReadBuffer {
   ReadBuffer(const ReadBuffer&) = delete;
   ReadBuffer& operator=(const ReadBuffer&) = delete;
 
-  std::span<std::byte> at(std::size_t offset, std::size_t bytes) { return bytes_.subspan(offset, bytes); }
+  std::size_t size() const { return bytes_.size(); }
+  std::span<std::byte> first(std::size_t bytes) { return bytes_.first(bytes); }
 
  private:
   explicit ReadBuffer(std::span<std::byte> bytes) : bytes_(bytes) {}
@@ -57,10 +59,10 @@ struct ChunkReader::Window {
   SegmentView segment;
   std::uint32_t ordinal = 0;
   std::uint64_t begin = 0;
+  std::size_t wanted_bytes = 0;
   std::span<const Wanted> items;
   std::span<std::byte> buffer;
   std::size_t got = 0;
-  bool read = false;
   std::vector<std::pair<std::uint64_t, Error>> bad;  // blocks that the medium can't give, ascending
 
   /// Why a frame at this offset may be wrong.
@@ -86,11 +88,51 @@ struct ChunkReader::Window {
   }
 };
 
-struct ChunkReader::Batch {
-  ChunkReader* reader = nullptr;
-  std::unique_ptr<ReadBuffer> buffer;
-  std::vector<Window> windows;
-  std::size_t running = 0;  // guarded by the reader's mutex_
+// What a thread keeps from one window to the next.
+class ChunkReader::Worker {
+ public:
+  explicit Worker(ChunkReader& reader) : reader_(reader) {}
+
+  void run(Window& window) {
+    if (auto buffer = memory_for(window); !buffer) return reader_.failed(window.items, buffer.error());
+    if (auto file = file_of(window); !file) return reader_.failed(window.items, file.error());
+    const auto got = file_->read(window.begin, window.buffer);
+    if (got)
+      window.got = *got;
+    else if (medium_failed(got.error()))
+      window.read_around(*file_);
+    else
+      return reader_.failed(window.items, got.error());
+    reader_.decode(window, scratch_);
+  }
+
+ private:
+  Status memory_for(Window& window) {
+    if (buffer_ == nullptr || buffer_->size() < window.wanted_bytes) {
+      // Sized for what is wanted at first: a single chunk does not cost a whole window of memory.
+      buffer_.reset();
+      VARVE_TRY_ASSIGN(buffer_, ReadBuffer::create(first_ ? window.wanted_bytes : kWindowBytes));
+      first_ = false;
+    }
+    window.buffer = buffer_->first(window.wanted_bytes);
+    return {};
+  }
+  Status file_of(const Window& window) {
+    if (file_ != nullptr && ordinal_ == window.ordinal) return {};
+    file_.reset();
+    const std::string& name = window.segment.file;
+    if (name.empty()) return os_error("reading a collected segment failed", ENOENT);
+    VARVE_TRY_ASSIGN(file_, reader_.store_.io().open(name, reader_.mode_));
+    ordinal_ = window.ordinal;
+    return {};
+  }
+
+  ChunkReader& reader_;
+  std::unique_ptr<ReadBuffer> buffer_;
+  bool first_ = true;
+  std::unique_ptr<File> file_;
+  std::uint32_t ordinal_ = 0;  // of file_
+  FrameScratch scratch_;
 };
 
 Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
@@ -129,16 +171,19 @@ Result<Manifest> read_manifest_record(File& file, const SegmentView& where, std:
   return manifest;
 }
 
-ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests,
+ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
                          const DeliverChunk& deliver)
-    : store_(store), requests_(requests), deliver_(deliver) {}
+    : store_(store),
+      requests_(requests),
+      threads_max_(threads != kAllProcessors ? threads + 1 : std::max(usable_processors(), kQueueDepth)),
+      deliver_(deliver) {}
 
 ChunkReader::~ChunkReader() = default;
 
 Status ChunkReader::run() {
   VARVE_TRY(first_plan());
   while (!plan_.empty()) {
-    VARVE_TRY_ASSIGN(const std::size_t done, run_plan());
+    const std::size_t done = run_plan();
     VARVE_TRY(next_plan({plan_.begin() + static_cast<std::ptrdiff_t>(done), plan_.end()}));
   }
   return {};
@@ -191,120 +236,78 @@ Status ChunkReader::next_plan(std::vector<Wanted> rest) {
   return {};
 }
 
-Result<std::size_t> ChunkReader::run_plan() {
-  // Two batches take turns: one is read while the other is unpacked.
-  std::array<Batch, 2> batches;
-  std::size_t next = 0;
-  for (std::size_t turn = 0; next < plan_.size(); ++turn) {
-    Batch& batch = batches[turn % 2];
-    wait_for(batch);
-    {
-      const MutexLock lock(mutex_);
-      if (!failures_.empty()) break;
-    }
-    batch.reader = this;
-    next = plan_windows(next, batch);
-    std::size_t bytes = 0;
-    for (const Window& window : batch.windows) bytes += window.buffer.size();
-    const bool all_here = turn == 0 && next == plan_.size() && bytes <= kInlineBytes;
-    if (batch.buffer == nullptr) {
-      // Sized for what is left at most: a single chunk does not cost a whole batch of memory.
-      auto buffer = ReadBuffer::create(next == plan_.size() && turn < 2 ? bytes : kBatchWindows * kWindowBytes);
-      if (!buffer) {
-        wait_for(batches[(turn + 1) % 2]);
-        return buffer.error();
-      }
-      batch.buffer = std::move(*buffer);
-    }
-    std::size_t at = 0;
-    for (Window& window : batch.windows) {
-      window.buffer = batch.buffer->at(at, window.buffer.size());
-      at += window.buffer.size();
-    }
-    read_windows(batch);
-    decode_windows(batch, all_here);
-  }
-  wait_for(batches[0]);
-  wait_for(batches[1]);
-  return next;
-}
-
-std::size_t ChunkReader::plan_windows(std::size_t first, Batch& batch) {
-  batch.windows.clear();
-  while (first < plan_.size() && batch.windows.size() < kBatchWindows) {
-    Window window;
-    window.ordinal = plan_[first].place.segment;
-    window.segment = store_.view(window.ordinal);
-    window.begin = round_down(plan_[first].place.offset, kIoAlignment);
-    std::uint64_t end = plan_[first].place.offset + kMaxFrameRecord;
-    std::size_t last = first + 1;
-    for (; last < plan_.size(); ++last) {
-      const ChunkPlace& place = plan_[last].place;
-      const std::uint64_t place_end = place.offset + kMaxFrameRecord;
-      if (place.segment != window.ordinal || place.offset > end + kMaxGap || place_end - window.begin > kWindowBytes)
-        break;
-      end = place_end;
-    }
-    end = std::max(std::min(end, window.segment.end), window.begin);  // a view that is gone ends at 0
-    // Only its size, here; read_windows() has memory for it.
-    window.buffer = {static_cast<std::byte*>(nullptr),
-                     static_cast<std::size_t>(round_up(end - window.begin, kIoAlignment))};
-    window.items = std::span(plan_).subspan(first, last - first);
-    batch.windows.push_back(std::move(window));
-    first = last;
-  }
-  return first;
-}
-
-void ChunkReader::read_windows(Batch& batch) {
-  for (std::size_t first = 0; first < batch.windows.size();) {
-    std::size_t last = first;
-    std::vector<ReadRequest> reads;
-    for (; last < batch.windows.size() && batch.windows[last].ordinal == batch.windows[first].ordinal; ++last)
-      reads.push_back({batch.windows[last].begin, batch.windows[last].buffer});
-    const std::span<Window> windows = std::span(batch.windows).subspan(first, last - first);
-    first = last;
-    const std::string& name = windows.front().segment.file;
-    auto file = name.empty() ? Result<std::unique_ptr<File>>(os_error("reading a collected segment failed", ENOENT))
-                             : store_.io().open(name, OpenMode::read);
-    Status read = file ? (*file)->read_batch(reads) : Status(file.error());
-    for (std::size_t i = 0; i < windows.size(); ++i) {
-      windows[i].read = read.has_value();
-      windows[i].got = reads[i].read_bytes;
-      if (!read && file && medium_failed(read.error())) {
-        windows[i].read_around(**file);
-        windows[i].read = true;
-      } else if (!read) {
-        failed(windows[i].items, read.error());
-      }
-    }
-  }
-}
-
-void ChunkReader::decode_windows(Batch& batch, bool here) {
-  if (!here && threads_ == nullptr) threads_ = IoThreads::share(std::max(1U, store_.options().threads));
+std::size_t ChunkReader::run_plan() {
   {
     const MutexLock lock(mutex_);
-    batch.running = batch.windows.size();
+    next_ = 0;
   }
-  for (std::size_t i = 0; i < batch.windows.size(); ++i)
-    if (here || !threads_->submit({&decode_job, &batch, i})) decode_job(&batch, i);
-}
-
-void ChunkReader::decode_job(void* context, std::uint64_t window) {
-  auto* batch = static_cast<Batch*>(context);
-  ChunkReader& reader = *batch->reader;
-  std::unique_ptr<FrameScratch> scratch = reader.scratches_.take();
-  if (batch->windows[window].read) reader.decode(batch->windows[window], *scratch);
-  reader.scratches_.give(std::move(scratch));
-  const MutexLock lock(reader.mutex_);
-  --batch->running;
-  reader.changed_.notify_all();
-}
-
-void ChunkReader::wait_for(Batch& batch) {
+  start_helpers();
+  work();
   const MutexLock lock(mutex_);
-  while (batch.running != 0) changed_.wait(mutex_);
+  while (helpers_ != 0) changed_.wait(mutex_);
+  return next_;
+}
+
+void ChunkReader::start_helpers() {
+  // Windows are counted only as far as it matters.
+  const std::size_t enough = std::size_t{threads_max_} * kWindowsPerThread;
+  std::size_t windows = 0;
+  for (std::size_t next = 0; next < plan_.size() && windows < enough; ++windows) next += plan_window(next).items.size();
+  const auto wanted = static_cast<unsigned>(windows / kWindowsPerThread);
+  mode_ = wanted > 1 ? OpenMode::read_direct : OpenMode::read;
+  for (unsigned i = 1; i < wanted; ++i) {
+    if (threads_ == nullptr) threads_ = IoThreads::share(threads_max_ - 1);
+    {
+      const MutexLock lock(mutex_);
+      ++helpers_;
+    }
+    if (threads_->submit({&help, this, 0})) continue;
+    const MutexLock lock(mutex_);
+    --helpers_;
+    return;
+  }
+}
+
+void ChunkReader::help(void* context, std::uint64_t) {
+  auto* reader = static_cast<ChunkReader*>(context);
+  reader->work();
+  const MutexLock lock(reader->mutex_);
+  --reader->helpers_;
+  // SAFETY: notified under the lock: the reader ends when run_plan() has the lock again.
+  reader->changed_.notify_all();
+}
+
+void ChunkReader::work() {
+  Worker worker(*this);
+  for (Window window; take(window);) worker.run(window);
+}
+
+bool ChunkReader::take(Window& window) {
+  const MutexLock lock(mutex_);
+  if (next_ == plan_.size() || !failures_.empty()) return false;
+  window = plan_window(next_);
+  next_ += window.items.size();
+  return true;
+}
+
+ChunkReader::Window ChunkReader::plan_window(std::size_t first) const {
+  Window window;
+  window.ordinal = plan_[first].place.segment;
+  window.segment = store_.view(window.ordinal);
+  window.begin = round_down(plan_[first].place.offset, kIoAlignment);
+  std::uint64_t end = plan_[first].place.offset + kMaxFrameRecord;
+  std::size_t last = first + 1;
+  for (; last < plan_.size(); ++last) {
+    const ChunkPlace& place = plan_[last].place;
+    const std::uint64_t place_end = place.offset + kMaxFrameRecord;
+    if (place.segment != window.ordinal || place.offset > end + kMaxGap || place_end - window.begin > kWindowBytes)
+      break;
+    end = place_end;
+  }
+  end = std::max(std::min(end, window.segment.end), window.begin);  // a view that is gone ends at 0
+  window.wanted_bytes = static_cast<std::size_t>(round_up(end - window.begin, kIoAlignment));
+  window.items = std::span(plan_).subspan(first, last - first);
+  return window;
 }
 
 void ChunkReader::decode(const Window& window, FrameScratch& scratch) {

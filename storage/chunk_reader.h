@@ -2,11 +2,12 @@
 //
 // ChunkReader: one call of Store::read_chunks().
 //
-//     requests --sort by place--> windows of up to 1 MiB --read_batch--> frames: check, unpack, check names --> deliver
-//                                 (caller's thread, one batch ahead)     (worker threads)
+//     requests --sort by place--> windows of up to 1 MiB --> read --> frames: check, unpack, check names --> deliver
+//                                 each taken by the next thread that is free, in the order of the disk
 //
-// Memory is bounded by two batches of windows and the sorted list. A chunk whose frame turns out damaged is looked for
-// at another place before the call fails.
+// There are more threads than processors, so that the disk has its queue while others unpack. Memory is bounded by a
+// window for each and the sorted list. A chunk whose frame turns out damaged is looked for at another place before the
+// call fails.
 //
 // Threads: run() by one; it starts workers of its own where there is enough to do.
 #pragma once
@@ -19,7 +20,6 @@
 
 #include "base/mutex.h"
 #include "storage/frame.h"
-#include "storage/frame_workers.h"
 #include "storage/io_threads.h"
 #include "storage/store_implementation.h"
 
@@ -42,7 +42,9 @@ inline constexpr std::size_t kMaxFrameRecord =
 
 class ChunkReader {
  public:
-  ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, const DeliverChunk& deliver);
+  /// `threads`: see Store::read_chunks().
+  ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
+              const DeliverChunk& deliver);
   ~ChunkReader();
   Status run();
 
@@ -52,7 +54,7 @@ class ChunkReader {
     std::uint32_t request = 0;
   };
   struct Window;
-  struct Batch;
+  class Worker;
   struct Failure {
     Wanted wanted;
     Error error;
@@ -62,27 +64,31 @@ class ChunkReader {
   /// `rest`, and other places for what failed; the error when there is none.
   Status next_plan(std::vector<Wanted> rest);
   /// How much of the plan was done: it ends early after a failure, which is most likely for good.
-  Result<std::size_t> run_plan();
-  std::size_t plan_windows(std::size_t first, Batch& batch);
-  void read_windows(Batch& batch);
-  void decode_windows(Batch& batch, bool here);
-  void wait_for(Batch& batch);
+  std::size_t run_plan();
+  void start_helpers();
+  /// The next window of the plan. False: there is none, or something failed.
+  bool take(Window& window);
+  Window plan_window(std::size_t first) const;
+  void work();
   void decode(const Window& window, FrameScratch& scratch);
   void deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at);
   void failed(std::span<const Wanted> items, const Error& error);
-  static void decode_job(void* batch, std::uint64_t window);
+  static void help(void* reader, std::uint64_t);
   Error not_stored(const ChunkRequest& request) const;
 
   StoreImplementation& store_;
   std::span<const ChunkRequest> requests_;
+  const unsigned threads_max_;
   const DeliverChunk& deliver_;
   std::vector<Wanted> plan_;
   std::map<std::uint32_t, std::vector<ChunkPlace>> tried_;  // by request
   std::shared_ptr<IoThreads> threads_;
-  ScratchPool scratches_;
+  OpenMode mode_ = OpenMode::read;
 
   Mutex mutex_;
   Condition changed_;
+  std::size_t next_ VARVE_GUARDED_BY(mutex_) = 0;     // of plan_
+  std::size_t helpers_ VARVE_GUARDED_BY(mutex_) = 0;  // that are at work
   std::vector<Failure> failures_ VARVE_GUARDED_BY(mutex_);
 };
 

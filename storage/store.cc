@@ -232,11 +232,12 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
   return manifest;
 }
 
-Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, const DeliverChunk& deliver) {
+Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, unsigned threads,
+                                        const DeliverChunk& deliver) {
   if (requests.empty()) return {};
   VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
-  ChunkReader reader(*this, requests, deliver);
+  ChunkReader reader(*this, requests, threads, deliver);
   return reader.run();
 }
 

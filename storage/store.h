@@ -36,7 +36,7 @@ struct StoreOptions {
   bool compress = true;
   bool favour_size = false;  ///< compress also where the disk would take the raw bytes sooner
   bool verify_on_dedup = false;
-  std::uint32_t threads = 1;         ///< for compression, and for unpacking and checking while reading
+  std::uint32_t threads = 1;         ///< for compression
   std::optional<int> niceness = {};  ///< the least of the threads that compress; empty: that of who writes first
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< a segment is sealed at the first image end beyond this
   /// Space reserved ahead of the writes, at most; 0: none. Given back when the segment is sealed.
@@ -68,6 +68,8 @@ struct ChunkRequest {
 
 /// Called once per request, from several threads at once, with content that was checked against its name.
 using DeliverChunk = std::function<void(std::uint64_t tag, std::span<const std::byte> content)>;
+
+inline constexpr unsigned kAllProcessors = 0;
 
 struct StoreStatistics {
   std::uint64_t indexed_chunks = 0;
@@ -159,8 +161,9 @@ class Store {
   virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;
 
   /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
-  /// names file and offset. What was delivered before is good.
-  virtual Status read_chunks(std::span<const ChunkRequest> requests, const DeliverChunk& deliver) = 0;
+  /// names file and offset. What was delivered before is good. `threads`: that unpack and check, besides one that
+  /// waits for the disk; kAllProcessors: all that this thread may use.
+  virtual Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) = 0;
 
   /// Takes the chain's lock (`busy` names the holder's pid) and mends what a killed writer of this chain left: its
   /// last whole image is kept, its segment flushed and sealed there.

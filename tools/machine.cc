@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/machine.h"
 
-#include <sched.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -13,6 +12,8 @@
 
 #include <cstring>
 #endif
+
+#include "base/processors.h"
 
 namespace varve::tools {
 namespace {
@@ -51,13 +52,6 @@ std::string hypervisor_name() {
 #else
   return {};
 #endif
-}
-
-unsigned usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return static_cast<unsigned>(sysconf(_SC_NPROCESSORS_ONLN));
-  return static_cast<unsigned>(CPU_COUNT(&set));
 }
 
 }  // namespace

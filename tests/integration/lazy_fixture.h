@@ -27,11 +27,11 @@ namespace varve::test {
 class StreamGateFile final : public storage::ForwardingFile {
  public:
   StreamGateFile(std::unique_ptr<storage::File> file, Gate& gate) : ForwardingFile(std::move(file)), gate_(gate) {}
-  Status read_batch(std::span<storage::ReadRequest> requests) override {
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
     std::array<char, 16> name{};
     pthread_getname_np(pthread_self(), name.data(), name.size());
     if (std::string_view(name.data()) == "varve-stream") gate_.pass();
-    return ForwardingFile::read_batch(requests);
+    return ForwardingFile::read(offset, into);
   }
 
  private:

@@ -242,13 +242,13 @@ TEST(StoreFailure, ReportsAMissingChunkAndAWrongLength) {
   ASSERT_OK(checkpoint(*store, *writer, "main", 1, memory, nullptr, 0));
   const auto deliver = [](std::uint64_t, std::span<const std::byte>) {};
   const ChunkRequest missing{{1, 2}, 4096, 0};
-  auto refused = store->read_chunks(std::span(&missing, 1), deliver);
+  auto refused = store->read_chunks(std::span(&missing, 1), kAllProcessors, deliver);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code(), ErrorCode::corruption);
   const auto page = std::span(memory.at("grid").content).first(kPage);
   const ChunkRequest longer{store->name_of(page), 5000, 0};
-  EXPECT_FALSE(store->read_chunks(std::span(&longer, 1), deliver).has_value());
-  EXPECT_TRUE(store->read_chunks({}, deliver).has_value());
+  EXPECT_FALSE(store->read_chunks(std::span(&longer, 1), kAllProcessors, deliver).has_value());
+  EXPECT_TRUE(store->read_chunks({}, kAllProcessors, deliver).has_value());
   EXPECT_EQ(store->read_manifest("main", 9).error().code(), ErrorCode::not_found);
 }
 

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/populating.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "base/bytes.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // include/uapi/asm-generic/mman-common.h, since 5.14
+#endif
+
+namespace varve {
+namespace {
+
+/// A huge page, and the address space's lock is not held for long.
+constexpr std::uintptr_t kBlockBytes = std::uintptr_t{2} << 20;
+
+}  // namespace
+
+void Populating::add(AddressRange pages) {
+  while (pages.begin < pages.end) {
+    const std::uintptr_t end = std::min(pages.end, round_down(pages.begin, kBlockBytes) + kBlockBytes);
+    blocks_.push_back({pages.begin, end});
+    pages.begin = end;
+  }
+}
+
+void Populating::sort() {
+  std::ranges::sort(blocks_, {}, &AddressRange::begin);
+  state_ = std::make_unique<std::atomic<std::uint32_t>[]>(blocks_.size());
+}
+
+void Populating::prepare(AddressRange range) {
+  if (refused_.load(std::memory_order_relaxed)) return;
+  auto at = std::ranges::upper_bound(blocks_, range.begin, {}, &AddressRange::end);
+  for (; at != blocks_.end() && at->begin < range.end; ++at) {
+    std::atomic<std::uint32_t>& state = state_[static_cast<std::size_t>(at - blocks_.begin())];
+    std::uint32_t expected = untouched;
+    if (state.load(std::memory_order_acquire) == done) continue;
+    if (state.compare_exchange_strong(expected, under_way)) {
+      if (madvise(reinterpret_cast<void*>(at->begin), at->end - at->begin, MADV_POPULATE_WRITE) != 0)
+        refused_.store(true, std::memory_order_relaxed);
+      state.store(done, std::memory_order_release);
+      state.notify_all();
+    } else {
+      state.wait(under_way, std::memory_order_acquire);
+    }
+  }
+}
+
+}  // namespace varve
