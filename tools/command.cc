@@ -42,6 +42,14 @@ void add_footer(CLI::App& command, std::string_view examples, std::string_view e
   command.footer(fmt::format("\nExamples:\n{}\n{}", examples, exit_codes));
 }
 
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& into, const std::string& help) {
+  const auto set = [&into, name](const std::string& file) {
+    if (file.empty()) throw CLI::ValidationError(name + ": the name of the file is empty");
+    into = file;
+  };
+  return command.add_option_function<std::string>(name, set, help)->type_name("FILE");
+}
+
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help) {
   const auto set = [&into](const std::string& text) { into = checked(parse_size(text)); };
   return command.add_option_function<std::string>(name, set, help)->type_name("SIZE")->default_str(format_bytes(into));

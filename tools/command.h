@@ -47,6 +47,8 @@ void add_store(CLI::App& command, StoreArgument& store);
 void add_common(CLI::App& command, CommonOptions& common);
 /// Examples and exit codes below the options of --help.
 void add_footer(CLI::App& command, std::string_view examples, std::string_view exit_codes = kExitCodes);
+/// An option for a file that is to be written. An empty name is refused as usage.
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& into, const std::string& help);
 /// An option for a size ("64MiB") or a share ("1%"). Both are refused as usage when they can't be read.
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help);
 /// A rate: a size, and "/s" behind it or not.

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/program.h"
+#include "tests/support/report_page.h"
 #include "tests/support/temporary_directory.h"
 
 namespace varve::test {
@@ -158,10 +159,8 @@ TEST_F(ToolsBench, EveryKindOfProgramChangesWhatItIsTold) {
 TEST_F(ToolsBench, TheDrawnResultHoldsTheDataAndLoadsNothing) {
   const std::string html = directory_ / "report.html";
   const auto result = bench_json({"stall", "--size", "4MiB", "--epochs", "3", "--full-writes", "1", "--html", html});
-  std::ifstream file(html);
-  const std::string page{std::istreambuf_iterator<char>(file), {}}, begin = "type=\"application/json\">";
-  const auto at = page.find(begin) + begin.size();
-  const auto data = json::parse(page.substr(at, page.find("</script>", at) - at), nullptr, false);
+  const std::string page = read_text(html);
+  const auto data = page_data(page);
   EXPECT_EQ(data.at("figures").at("rows"), result.at("rows"));
   std::vector<std::string> types;
   for (const auto& section : data.at("sections"))
@@ -187,6 +186,17 @@ TEST_F(ToolsBench, AResultThatCannotBeDrawnIsNotMeasured) {
   EXPECT_THAT(outcome.err, HasSubstr("absent/report.html"));
   EXPECT_TRUE(outcome.out.empty());
   EXPECT_FALSE(fs::exists(store_));
+}
+
+TEST_F(ToolsBench, AResultIsPrintedAlsoWhenItsPageCannotBeWritten) {
+  const std::string folder = directory_ / "reports";
+  fs::create_directory(folder);
+  const Outcome outcome = bench({"compare", "--size", "4MiB", "--repetitions", "1", "--json", "--html",
+                                 folder + "/report.html", "--peer", "takes it away=rmdir " + folder + "; : {pid}"});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr(folder));
+  ASSERT_TRUE(json::accept(outcome.out)) << outcome.out;
+  EXPECT_EQ(json::parse(outcome.out).at("rows").size(), 5u);
 }
 
 TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
@@ -243,6 +253,7 @@ TEST_F(ToolsBench, WrongOptionsExitWith2) {
                                                                  {"throughput", "--data", "polka"},
                                                                  {"stall", "--workload", "polka"},
                                                                  {"stall", "--html"},
+                                                                 {"stall", "--html", ""},
                                                                  {"compare", "--peer", "criu"},
                                                                  {"compare", "--peer", "=dump {pid}"},
                                                                  {"compare", "--peer", "criu=dump"},

@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/program.h"
+#include "tests/support/report_page.h"
 #include "tests/support/temporary_directory.h"
 #include "varve/varve.h"
 
@@ -30,12 +31,6 @@ std::string browser() {
     for (const char* name : {"chromium", "chromium-browser", "google-chrome"})
       if (access((folder + "/" + name).c_str(), X_OK) == 0) return folder + "/" + name;
   return {};
-}
-
-std::size_t count(const std::string& text, std::string_view part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
 }
 
 class ToolsBrowser : public testing::Test {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/program.h"
+#include "tests/support/report_page.h"
 #include "tests/support/temporary_directory.h"
 #include "varve/varve.h"
 
@@ -71,15 +72,7 @@ class ToolsReport : public testing::Test {
     EXPECT_TRUE(json::accept(outcome.out)) << outcome.out << outcome.err;
     return json::parse(outcome.out, nullptr, false);
   }
-  std::string page() {
-    std::ifstream file(html_, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
-  json page_data() {
-    const std::string content = page(), begin = "type=\"application/json\">";
-    const auto at = content.find(begin) + begin.size();
-    return json::parse(content.substr(at, content.find("</script>", at) - at), nullptr, false);
-  }
+  std::string page() { return read_text(html_); }
 
   TemporaryDirectory directory_;
   const std::string store_ = directory_ / "store";
@@ -118,7 +111,7 @@ TEST_F(ToolsReport, TellsWhatEachImageChangedAndWhatBecameOfIt) {
 TEST_F(ToolsReport, DrawsAPageThatHoldsEverythingAndLoadsNothing) {
   make_store();
   ASSERT_EQ(report({"--html", html_}).exit_code, 0);
-  const auto data = page_data();
+  const auto data = page_data(page());
   EXPECT_EQ(data.at("figures"), report_json());
   std::vector<std::string> types;
   for (const auto& section : data.at("sections"))
@@ -130,7 +123,7 @@ TEST_F(ToolsReport, DrawsAPageThatHoldsEverythingAndLoadsNothing) {
 TEST_F(ToolsReport, TheHeatMapHasTheChangedPlaces) {
   make_store();
   ASSERT_EQ(report({"--html", html_}).exit_code, 0);
-  const auto data = page_data();
+  const auto data = page_data(page());
   for (const auto& section : data.at("sections"))
     for (const auto& plot : section.at("plots")) {
       if (plot.at("type") != "heatmap") continue;
@@ -166,7 +159,7 @@ TEST_F(ToolsReport, DamagedImagesAreShownAsSuch) {
   EXPECT_TRUE(seen.at("verified"));
   EXPECT_FALSE(seen.at("damage").empty());
   for (const auto& image : seen.at("chains")[0].at("images")) EXPECT_FALSE(image.at("problem").is_null());
-  EXPECT_FALSE(page_data().at("warnings").empty());
+  EXPECT_FALSE(page_data(page()).at("warnings").empty());
   EXPECT_THAT(page(), HasSubstr("\"damaged\":true"));
 }
 
@@ -177,7 +170,18 @@ TEST_F(ToolsReport, AnEmptyStoreIsNoError) {
   const Outcome outcome = report({"--html", html_});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("no images yet"));
-  EXPECT_EQ(page_data().at("sections").size(), 1u);
+  EXPECT_EQ(page_data(page()).at("sections").size(), 1u);
+}
+
+TEST_F(ToolsReport, WhatWasReadIsPrintedAlsoWhenThePageCannotBeWritten) {
+  make_store();
+  // A limit stands in for a full disk: the page does not fit, and SIGXFSZ is ignored. Standard output is a pipe.
+  const Outcome outcome = run_program({.words = {"/bin/sh", "-c", R"(trap '' XFSZ; ulimit -f 1; exec "$@")", "sh",
+                                                 built_program("tools/varve"), "report", store_, "--html", html_}});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, testing::AllOf(HasSubstr(html_), HasSubstr("make room")));
+  EXPECT_THAT(outcome.out, testing::AllOf(HasSubstr("chain 'main'"), HasSubstr("grid")));
+  EXPECT_FALSE(fs::exists(html_));
 }
 
 TEST_F(ToolsReport, WhatCannotBeDoneIsSaid) {
@@ -191,6 +195,9 @@ TEST_F(ToolsReport, WhatCannotBeDoneIsSaid) {
   EXPECT_THAT(unwritable.err, HasSubstr("absent/report.html"));
   EXPECT_TRUE(unwritable.out.empty());
   EXPECT_EQ(report({"--html"}).exit_code, 2);
+  const Outcome nameless = report({"--html", ""});
+  EXPECT_EQ(nameless.exit_code, 2);
+  EXPECT_THAT(nameless.err, HasSubstr("empty"));
   EXPECT_EQ(report({"--polka"}).exit_code, 2);
 }
 

@@ -26,7 +26,7 @@ std::vector<std::pair<std::string, std::string>> facts_of(const nlohmann::json& 
 }  // namespace
 
 void add_html(CLI::App& command, BenchSetup& setup) {
-  command.add_option("--html", setup.html, "draw the result, too: one file that needs nothing else")->type_name("FILE");
+  add_output(command, "--html", setup.html, "draw the result, too: one file that needs nothing else");
 }
 
 int run_benchmark(const BenchSetup& setup, const std::string& subcommand,
@@ -38,17 +38,18 @@ int run_benchmark(const BenchSetup& setup, const std::string& subcommand,
   auto result = measure();
   if (!result) return report(command, result.error());
   header.update(result->header);
-  if (!setup.html.empty()) {
-    Report page;
-    page.title = command;
-    page.subtitle = "Medians of one run, with the tenth and the ninetieth percentile. Compare within this page only.";
-    page.facts = facts_of(header);
-    page.sections = std::move(result->sections);
-    page.figures = {{"header", header}, {"rows", result->rows}, {"skipped", result->skipped}};
-    if (auto ok = write_report(setup.html, page); !ok) return report(command, ok.error());
-  }
-  return print_rows(setup, subcommand, std::move(header), std::move(result->rows), std::move(result->skipped),
-                    result->text);
+  // Printed first: what was measured is not lost with a page that can't be written.
+  const int code = print_rows(setup, subcommand, header, result->rows, result->skipped, result->text);
+  if (setup.html.empty()) return code;
+  Report page;
+  page.title = command;
+  page.subtitle = "Medians of one run, with the tenth and the ninetieth percentile. Compare within this page only.";
+  page.facts = facts_of(header);
+  page.sections = std::move(result->sections);
+  page.figures = {
+      {"header", std::move(header)}, {"rows", std::move(result->rows)}, {"skipped", std::move(result->skipped)}};
+  if (auto ok = write_report(setup.html, page); !ok) return report(command, ok.error());
+  return code;
 }
 
 plot::Bar bar_of(std::size_t series, const Samples& samples, bool reference) {

@@ -2,11 +2,13 @@
 #include "tools/report/page.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <string_view>
 
 #include "base/os_error.h"
@@ -43,17 +45,43 @@ nlohmann::json as_json(const Report& report) {
 }
 
 Error refused(const std::string& path, int os_errno) {
-  return os_error("write of the report " + path + " failed", os_errno,
-                  "name a file in a directory that exists and that you may write");
+  const bool room = os_errno == ENOSPC || os_errno == EDQUOT || os_errno == EFBIG;
+  return os_error(
+      "write of the report " + path + " failed", os_errno,
+      room ? "make room, or name a file elsewhere" : "name a file in a directory that exists and that you may write");
 }
 
-std::string temporary_name(const std::string& path) { return path + ".new"; }
+// The regular file that `path` names or would name, with no symbolic link in it: a rename onto one would replace the
+// link. Onto a device, a pipe or the like it would replace that.
+Result<std::string> target_of(const std::string& path) {
+  const auto no_file = [&path](const std::string& cause) {
+    return fail(ErrorCode::invalid_argument,
+                {"write of the report " + path + " failed", cause, "name a regular file, or one that does not exist"});
+  };
+  if (path.empty()) return no_file("the name is empty");
+  struct stat info {};
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    return S_ISDIR(info.st_mode) ? refused(path, EISDIR) : no_file("it exists and is no regular file");
+  std::error_code error;
+  const auto target = std::filesystem::weakly_canonical(path, error);
+  if (error) return refused(path, error.value());
+  if (lstat(target.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    return no_file("it is a symbolic link to what does not exist");
+  return target.string();
+}
 
-Result<UniqueFd> open_temporary(const std::string& path) {
-  // Not readable for others: a report names what a store holds.
-  UniqueFd fd(open(temporary_name(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!fd.valid()) return refused(path, errno);
-  return fd;
+struct Temporary {
+  std::string name;
+  UniqueFd fd;
+};
+
+// mkstemp(3): a name that nobody has yet, never through a link. Not readable for others: a report names what a store
+// holds.
+Result<Temporary> make_temporary(const std::string& path, const std::string& target) {
+  Temporary temporary{.name = target + ".XXXXXX", .fd = {}};
+  temporary.fd = UniqueFd(mkostemp(temporary.name.data(), O_CLOEXEC));
+  if (!temporary.fd.valid()) return refused(path, errno);
+  return temporary;
 }
 
 Status write_all(int fd, std::string_view text, const std::string& path) {
@@ -83,18 +111,18 @@ std::string report_page(const Report& report) {
 }
 
 Status check_report_path(const std::string& path) {
-  struct stat info {};
-  if (stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return refused(path, EISDIR);
-  VARVE_TRY(open_temporary(path));
-  unlink(temporary_name(path).c_str());
+  VARVE_TRY_ASSIGN(const std::string target, target_of(path));
+  VARVE_TRY_ASSIGN(const Temporary temporary, make_temporary(path, target));
+  unlink(temporary.name.c_str());
   return {};
 }
 
 Status write_report(const std::string& path, const Report& report) {
-  VARVE_TRY_ASSIGN(const UniqueFd fd, open_temporary(path));
-  auto written = write_all(fd.get(), report_page(report), path);
-  if (written && std::rename(temporary_name(path).c_str(), path.c_str()) != 0) written = refused(path, errno);
-  if (!written) unlink(temporary_name(path).c_str());
+  VARVE_TRY_ASSIGN(const std::string target, target_of(path));
+  VARVE_TRY_ASSIGN(const Temporary temporary, make_temporary(path, target));
+  auto written = write_all(temporary.fd.get(), report_page(report), path);
+  if (written && std::rename(temporary.name.c_str(), target.c_str()) != 0) written = refused(path, errno);
+  if (!written) unlink(temporary.name.c_str());
   return written;
 }
 

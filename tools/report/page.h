@@ -33,9 +33,11 @@ struct Report {
 /// The page. Never fails: what is no UTF-8 is replaced.
 std::string report_page(const Report& report);
 
-/// Tells a path that can't be written before the work is done whose result would be lost.
+/// Tells a path that can't be written before the work is done whose result would be lost. What exists there has to be a
+/// regular file, or a symbolic link to one.
 Status check_report_path(const std::string& path);
-/// Writes the page under a temporary name beside `path` and renames it: nobody sees half a report.
+/// Writes the page under a temporary name beside the file and renames it: nobody sees half a report, and no file but
+/// that one is touched. A symbolic link stays, and what it leads to is replaced.
 Status write_report(const std::string& path, const Report& report);
 
 }  // namespace varve::tools

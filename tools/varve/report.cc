@@ -46,11 +46,13 @@ Result<StoreSurvey> survey(const ReportOptions& options) {
 int run_report(const ReportOptions& options) {
   const auto surveyed = survey(options);
   if (!surveyed) return report(kCommand, surveyed.error());
+  const ExitCode damage = surveyed->damage.empty() ? kGood : kFailure;
+  // Printed first: what was read is not lost with a page that can't be written.
+  const int code =
+      options.common.json ? print(kCommand, surveyed->json(), damage) : print(kCommand, survey_text(*surveyed), damage);
   if (!options.html.empty())
     if (auto ok = write_report(options.html, survey_report(*surveyed)); !ok) return report(kCommand, ok.error());
-  const ExitCode code = surveyed->damage.empty() ? kGood : kFailure;
-  if (options.common.json) return print(kCommand, surveyed->json(), code);
-  return print(kCommand, survey_text(*surveyed), code);
+  return code;
 }
 
 }  // namespace
@@ -64,7 +66,7 @@ Command add_report(CLI::App& parent) {
       "draws it: time line, heat map of regions by images, sizes, deduplication, compression, in one file that\n"
       "needs no network. Damaged images are shown as such.");
   add_store(*app, options->store);
-  app->add_option("--html", options->html, "write the report there, too")->type_name("FILE");
+  add_output(*app, "--html", options->html, "write the report there, too");
   app->add_flag("--verify", options->verify, "read and check everything first, so that damaged page data is known");
   add_common(*app, options->common);
   add_footer(*app,

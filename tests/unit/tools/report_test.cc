@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The pieces of a report: what is data stays data, and whatever the store is like, the page stays small.
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -9,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/report_page.h"
 #include "tests/support/temporary_directory.h"
 #include "tools/report/change_map.h"
 #include "tools/report/page.h"
@@ -18,14 +22,11 @@ namespace varve::tools {
 namespace {
 
 namespace fs = std::filesystem;
+using test::count;
+using test::page_data;
+using test::read_text;
 using testing::HasSubstr;
 using testing::Not;
-
-std::size_t count(const std::string& text, std::string_view part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
-}
 
 Report report_named(const std::string& name) {
   Report report;
@@ -37,29 +38,22 @@ Report report_named(const std::string& name) {
   return report;
 }
 
-// What the page holds in its script element of data.
-nlohmann::json data_of(const std::string& page) {
-  const std::string begin = "<script id=\"report-data\" type=\"application/json\">";
-  const auto at = page.find(begin) + begin.size();
-  return nlohmann::json::parse(page.substr(at, page.find("</script>", at) - at));
-}
-
 TEST(ReportPage, NamesCanNeitherEndTheirElementNorBecomeMarkup) {
   const std::string nasty = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>&\"'";
   const std::string plain = report_page(report_named("plain")), page = report_page(report_named(nasty));
   for (const char* part : {"<script", "</script", "<!--", "<img"})
     EXPECT_EQ(count(page, part), count(plain, part)) << part;
-  EXPECT_EQ(data_of(page).at("title"), nasty) << "and comes back as it was";
-  EXPECT_EQ(data_of(page).at("sections")[0].at("title"), nasty);
+  EXPECT_EQ(page_data(page).at("title"), nasty) << "and comes back as it was";
+  EXPECT_EQ(page_data(page).at("sections")[0].at("title"), nasty);
 }
 
 TEST(ReportPage, BytesThatAreNoUtf8AreReplaced) {
-  const auto data = data_of(report_page(report_named("caf\xe9 \xff")));
+  const auto data = page_data(report_page(report_named("caf\xe9 \xff")));
   EXPECT_THAT(data.at("title").get<std::string>(), HasSubstr("caf"));
 }
 
 TEST(ReportPage, MarksOfTheTemplateInNamesStayNames) {
-  EXPECT_EQ(data_of(report_page(report_named("@SCRIPT@ @DATA@ @STYLE@"))).at("title"), "@SCRIPT@ @DATA@ @STYLE@");
+  EXPECT_EQ(page_data(report_page(report_named("@SCRIPT@ @DATA@ @STYLE@"))).at("title"), "@SCRIPT@ @DATA@ @STYLE@");
 }
 
 TEST(ReportPage, LoadsNothing) {
@@ -75,9 +69,7 @@ TEST(ReportFile, IsWholeAndForItsOwnerOnly) {
   const std::string path = directory / "report.html";
   std::ofstream(path) << "the last one";
   ASSERT_TRUE(check_report_path(path).has_value());
-  std::string content;
-  std::getline(std::ifstream(path), content);
-  EXPECT_EQ(content, "the last one") << "looking whether it can be written changes nothing";
+  EXPECT_EQ(read_text(path), "the last one") << "looking whether it can be written changes nothing";
   ASSERT_TRUE(write_report(path, report_named("new")).has_value());
   struct stat info {};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
@@ -92,6 +84,80 @@ TEST(ReportFile, ThatCannotBeWrittenSaysSo) {
     ASSERT_FALSE(refused.has_value()) << path;
     EXPECT_THAT(refused.error().message(), HasSubstr(path));
   }
+  EXPECT_FALSE(check_report_path("").has_value());
+  EXPECT_FALSE(write_report("", report_named("new")).has_value());
+}
+
+TEST(ReportFile, WhatIsNoRegularFileIsRefusedAndStays) {
+  test::TemporaryDirectory directory;
+  const std::string fifo = directory / "fifo", dangling = directory / "dangling", loop = directory / "loop";
+  const std::string to_fifo = directory / "to-fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  fs::create_symlink(directory / "absent", dangling);
+  fs::create_symlink(loop, loop);
+  fs::create_symlink(fifo, to_fifo);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const std::string pipe_end = "/proc/self/fd/" + std::to_string(ends[1]);  // as /dev/stdout often is
+  for (const auto& path : {fifo, dangling, loop, to_fifo, pipe_end}) {
+    for (const auto& refused : {check_report_path(path), write_report(path, report_named("new"))}) {
+      ASSERT_FALSE(refused.has_value()) << path;
+      EXPECT_THAT(refused.error().message(), HasSubstr(path));
+    }
+  }
+  EXPECT_TRUE(fs::is_fifo(fifo));
+  for (const auto& link : {dangling, loop, to_fifo}) EXPECT_TRUE(fs::is_symlink(link)) << link;
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory / ""), fs::directory_iterator()), 4) << "nothing else stays";
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(ReportFile, IsWrittenToWhereALinkLeads) {
+  test::TemporaryDirectory directory;
+  const std::string link = directory / "link.html", file = directory / "elsewhere/report.html";
+  fs::create_directory(directory / "elsewhere");
+  std::ofstream(file) << "the last one";
+  fs::create_symlink("elsewhere/report.html", link);
+  ASSERT_TRUE(check_report_path(link).has_value());
+  ASSERT_TRUE(write_report(link, report_named("new")).has_value());
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(page_data(read_text(file)).at("title"), "new");
+}
+
+TEST(ReportFile, TouchesNoOtherFile) {
+  test::TemporaryDirectory directory;
+  const std::string path = directory / "report.html", theirs = directory / "thesis.txt";
+  std::ofstream(theirs) << "years of work";
+  std::ofstream(path + ".new") << "the user's own";
+  const auto write = [&] {
+    ASSERT_TRUE(check_report_path(path).has_value());
+    ASSERT_TRUE(write_report(path, report_named("new")).has_value());
+  };
+  write();
+  EXPECT_EQ(read_text(path + ".new"), "the user's own");
+  fs::remove(path + ".new");
+  fs::create_symlink(theirs, path + ".new");
+  write();
+  EXPECT_EQ(read_text(theirs), "years of work");
+  EXPECT_TRUE(fs::is_symlink(path + ".new"));
+}
+
+TEST(ReportFile, ThatFindsNoRoomSaysSoAndLeavesTheLastOne) {
+  test::TemporaryDirectory directory;
+  const std::string path = directory / "report.html";
+  std::ofstream(path) << "the last one";
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{.rlim_cur = 1000, .rlim_max = before.rlim_max};
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto refused = write_report(path, report_named("new"));
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_THAT(refused.error().message(), HasSubstr("make room"));
+  EXPECT_EQ(read_text(path), "the last one");
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory / ""), fs::directory_iterator()), 1) << "nothing else stays";
 }
 
 TEST(Plots, SamplesAreThinnedByRankAndKeepTheirEnds) {
