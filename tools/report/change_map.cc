@@ -11,7 +11,6 @@ namespace varve::tools {
 namespace {
 
 constexpr std::uint8_t kAll = 254, kAbsent = 255;
-constexpr const char* kOthers = "(other regions)";
 
 // A little is never nothing.
 std::uint8_t level_of(double share) { return static_cast<std::uint8_t>(std::ceil(std::clamp(share, 0.0, 1.0) * kAll)); }
@@ -46,6 +45,10 @@ std::size_t rows_of(std::uint64_t bytes, std::uint64_t total, std::size_t bands)
   return std::min(ChangeMap::kBins, 1 + static_cast<std::size_t>(share * static_cast<double>(free)));
 }
 
+void take_most(std::uint8_t& into, std::uint8_t level) {
+  if (level != kAbsent) into = into == kAbsent ? level : std::max(into, level);
+}
+
 // The mean level of the bins that fall into a row; something never becomes nothing.
 std::uint8_t row_level(const std::uint8_t* bins, std::size_t row, std::size_t rows) {
   const std::size_t begin = row * ChangeMap::kBins / rows;
@@ -74,34 +77,49 @@ void ChangeMap::name_column(std::size_t index, const std::string& name) {
   }
 }
 
-ChangeMap::Band& ChangeMap::band_of(const std::string& region) {
-  const bool room = bands_.size() < kRegions || bands_.contains(region);
-  Band& band = bands_[room ? region : kOthers];
+ChangeMap::Band& ChangeMap::join_others(const std::string& region, std::uint64_t bytes) {
+  if (others_.shares.empty()) others_.shares.assign(names_.size() * kBins, kAbsent);
+  std::uint64_t& most = others_bytes_[region];
+  others_.bytes += std::max(most, bytes) - most;
+  most = std::max(most, bytes);
+  return others_;
+}
+
+ChangeMap::Band& ChangeMap::band_of(const std::string& region, std::uint64_t bytes) {
+  if (others_bytes_.contains(region)) return join_others(region, bytes);
+  if (!bands_.contains(region) && bands_.size() == kRegions) {
+    const auto smallest = std::min_element(bands_.begin(), bands_.end(),
+                                           [](auto& a, auto& b) { return a.second.bytes < b.second.bytes; });
+    if (smallest->second.bytes >= bytes) return join_others(region, bytes);
+    Band& others = join_others(smallest->first, smallest->second.bytes);
+    for (std::size_t i = 0; i < others.shares.size(); ++i) take_most(others.shares[i], smallest->second.shares[i]);
+    bands_.erase(smallest);
+  }
+  Band& band = bands_[region];
   if (band.shares.empty()) band.shares.assign(names_.size() * kBins, kAbsent);
+  band.bytes = std::max(band.bytes, bytes);
   return band;
 }
 
 void ChangeMap::add(std::size_t index, const std::string& name, const std::string& region, std::uint64_t region_bytes,
                     const std::vector<storage::ByteRange>& changed) {
   name_column(index, name);
-  Band& band = band_of(region);
-  band.bytes = std::max(band.bytes, region_bytes);
+  Band& band = band_of(region, region_bytes);
   const auto levels = levels_of(region_bytes, changed);
   std::uint8_t* into = &band.shares[column_of(index) * kBins];
-  for (std::size_t i = 0; i < kBins; ++i) into[i] = into[i] == kAbsent ? levels[i] : std::max(into[i], levels[i]);
+  for (std::size_t i = 0; i < kBins; ++i) take_most(into[i], levels[i]);
 }
 
 void ChangeMap::skip(std::size_t index, const std::string& name) { name_column(index, name); }
 
 nlohmann::json ChangeMap::plot(const plot::Heading& heading) const {
-  std::uint64_t total = 0;
-  for (const auto& [region, band] : bands_) total += band.bytes;
-  // Largest first; of the small ones, as many as there are rows.
-  std::vector<std::pair<std::string, const Band*>> shown;
+  std::vector<std::pair<std::string, const Band*>> shown;  // largest first, and the others behind them
   for (const auto& [region, band] : bands_) shown.emplace_back(region, &band);
   std::stable_sort(shown.begin(), shown.end(), [](auto& a, auto& b) { return a.second->bytes > b.second->bytes; });
-  const std::size_t left_out = shown.size() > kRows ? shown.size() - kRows : 0;
-  shown.resize(shown.size() - left_out);
+  if (!others_bytes_.empty())
+    shown.emplace_back("(" + std::to_string(others_bytes_.size()) + " other regions)", &others_);
+  std::uint64_t total = 0;
+  for (const auto& [region, band] : shown) total += band->bytes;
 
   auto bands = nlohmann::json::array();
   std::vector<std::size_t> rows;
@@ -122,7 +140,9 @@ nlohmann::json ChangeMap::plot(const plot::Heading& heading) const {
   std::string text = heading.text;
   if (together_ > 1)
     text += " A column is " + std::to_string(together_) + " images: the most that any of them changed.";
-  if (left_out > 0) text += " The " + std::to_string(left_out) + " smallest regions are left out.";
+  if (!others_bytes_.empty())
+    text += " The " + std::to_string(others_bytes_.size()) +
+            " smallest regions share a band: the most that any of them changed.";
   return {{"type", "heatmap"},
           {"title", heading.title},
           {"text", text},

@@ -3,7 +3,9 @@
 // ChangeMap: what changed where, as a heat map of region by image, of bounded size whatever the store is like.
 //
 // Each region has kBins bins, by share of the length that it has in the image. Neighbouring images share a column where
-// there are more than kColumns: a bin then has the most that any of them changed. Regions beyond kRegions are one band.
+// there are more than kColumns: a bin then has the most that any of them changed. The kRegions largest regions have a
+// band each, by the sizes at which they came; all others share one, whose bins have the most that any of them changed.
+// A region that has joined them stays with them, also when it grows.
 //
 // Threads: one.
 #pragma once
@@ -24,7 +26,7 @@ class ChangeMap {
  public:
   static constexpr std::size_t kBins = 128;
   static constexpr std::size_t kColumns = 240;
-  static constexpr std::size_t kRegions = 256;
+  static constexpr std::size_t kRegions = 128;
   static constexpr std::size_t kRows = 160;  ///< of the plot, over all regions
 
   explicit ChangeMap(std::size_t images);
@@ -44,13 +46,16 @@ class ChangeMap {
     std::uint64_t bytes = 0;           // the most that it had
     std::vector<std::uint8_t> shares;  // column by column; kAbsent: the image does not hold it
   };
-  Band& band_of(const std::string& region);
+  Band& band_of(const std::string& region, std::uint64_t bytes);
+  Band& join_others(const std::string& region, std::uint64_t bytes);
   std::size_t column_of(std::size_t index) const { return index / together_; }
   void name_column(std::size_t index, const std::string& name);
 
   std::size_t together_;
   std::vector<std::string> names_;  // of the columns
   std::map<std::string, Band> bands_;
+  Band others_;                                        // its bytes are the sum of theirs
+  std::map<std::string, std::uint64_t> others_bytes_;  // by region, the most that it had
 };
 
 }  // namespace varve::tools

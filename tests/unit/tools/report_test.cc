@@ -232,5 +232,38 @@ TEST(ChangeMap, StaysSmallWithManyRegions) {
   EXPECT_LT(map.plot({"map"}).dump().size(), 200'000u);
 }
 
+TEST(ChangeMap, TheLargestRegionsHaveBandsWheneverTheyCame) {
+  constexpr int kSmall = 300, kLarge = ChangeMap::kRegions;
+  constexpr std::uint64_t kSmallBytes = 4096, kLargeBytes = 1 << 20;
+  ChangeMap map(2);
+  for (int i = 0; i < kSmall; ++i)
+    map.add(0, "image 1", "a small one " + std::to_string(i), kSmallBytes, {{0, i == 7 ? kSmallBytes : 0}});
+  for (int i = 0; i < kLarge; ++i) map.add(1, "image 2", "large " + std::to_string(i), kLargeBytes, {});
+  map.add(1, "image 2", "a small one 0", kSmallBytes, {});
+  const auto json = map.plot({"map"});
+  const auto& bands = json.at("bands");
+  ASSERT_EQ(bands.size(), ChangeMap::kRegions + 1);
+  for (std::size_t i = 0; i < ChangeMap::kRegions; ++i) {
+    EXPECT_THAT(bands[i].at("name").get<std::string>(), testing::StartsWith("large"));
+    EXPECT_EQ(bands[i].at("bytes"), kLargeBytes);
+  }
+  EXPECT_THAT(bands.back().at("name").get<std::string>(), HasSubstr("300 other regions"));
+  EXPECT_EQ(bands.back().at("bytes"), kSmall * kSmallBytes) << "of all of them";
+  const auto others = bands.back().at("first").get<std::size_t>();
+  EXPECT_EQ(cell(json, 0, others), 254) << "the most that any of them changed";
+  EXPECT_EQ(cell(json, 1, others), 0);
+  EXPECT_EQ(cell(json, 0, 0), 255) << "the large ones came later";
+}
+
+TEST(ChangeMap, ARegionMayBeNamedLikeTheOthers) {
+  ChangeMap map(1);
+  for (int i = 0; i < 200; ++i) map.add(0, "image 1", "region " + std::to_string(i), 4096, {});
+  map.add(0, "image 1", "(other regions)", 1 << 20, {{0, 1 << 20}});
+  const auto json = map.plot({"map"});
+  EXPECT_EQ(json.at("bands")[0].at("bytes"), 1 << 20);
+  EXPECT_EQ(json.at("bands").back().at("bytes"), (200 - (ChangeMap::kRegions - 1)) * 4096);
+  EXPECT_EQ(cell(json, 0, json.at("bands").back().at("first")), 0) << "none of its changes are theirs";
+}
+
 }  // namespace
 }  // namespace varve::tools
