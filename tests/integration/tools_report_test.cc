@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `varve report`, run as a user runs it, on stores that an engine made.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -106,6 +109,53 @@ TEST_F(ToolsReport, TellsWhatEachImageChangedAndWhatBecameOfIt) {
   EXPECT_GT(region.at("stored_bytes"), 0);
   EXPECT_LE(region.at("stored_bytes"), result.at("stored_bytes"));
   EXPECT_TRUE(result.at("damage").empty());
+}
+
+TEST_F(ToolsReport, AnEarlierImageMayBeOneOfAnotherChain) {
+  // By name the second one is first.
+  for (const char* chain : {"second", "first"}) {
+    Options options;
+    options.store = store_;
+    options.chain = chain;
+    auto engine = Engine::open(options);
+    ASSERT_TRUE(engine.has_value()) << engine.error().message();
+    ASSERT_TRUE(engine->protect("grid", memory_, kBytes).has_value());
+    checkpoint(*engine);
+    ASSERT_TRUE(engine->close().has_value());
+  }
+  const auto result = report_json();
+  ASSERT_EQ(result.at("chains").size(), 2u);
+  for (const auto& chain : result.at("chains")) {
+    const bool earlier = chain.at("chain") == "second";
+    for (const auto& row : {chain.at("images")[0], chain.at("regions")[0]}) {
+      EXPECT_EQ(row.at("new_chunks"), earlier ? kPages : 0) << row.dump(1);
+      EXPECT_EQ(row.at("known_chunks"), earlier ? 0 : kPages) << row.dump(1);
+      EXPECT_EQ(row.at("stored_bytes") > 0, earlier) << row.dump(1);
+    }
+  }
+}
+
+TEST_F(ToolsReport, WhatARegionTakesOnDiskGoesByItsLength) {
+  Options options;
+  options.store = store_;
+  auto engine = Engine::open(options);
+  ASSERT_TRUE(engine.has_value()) << engine.error().message();
+  std::uint64_t step = 0x123456789abcdef0;
+  std::mt19937 random(7);
+  std::generate_n(memory_, kBytes, [&random] { return static_cast<unsigned char>(random()); });
+  // One page less than whole frames, so that both lie in the last one.
+  ASSERT_TRUE(engine->protect("grid", memory_, kBytes - 4096).has_value());
+  ASSERT_TRUE(engine->protect("step", &step, sizeof step).has_value());
+  checkpoint(*engine);
+  ASSERT_TRUE(engine->close().has_value());
+  const auto result = report_json();
+  std::map<std::string, std::uint64_t> stored;
+  for (const auto& region : result.at("chains")[0].at("regions"))
+    stored[region.at("name")] = region.at("stored_bytes").get<std::uint64_t>();
+  EXPECT_LT(stored.at("step"), 512u) << "some bytes of a record";
+  EXPECT_GE(stored.at("grid"), kBytes - 4096);
+  EXPECT_NEAR(result.at("chains")[0].at("images")[0].at("stored_bytes").get<double>(),
+              static_cast<double>(stored.at("step") + stored.at("grid")), 2);
 }
 
 TEST_F(ToolsReport, DrawsAPageThatHoldsEverythingAndLoadsNothing) {

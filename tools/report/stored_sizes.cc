@@ -29,9 +29,10 @@ Result<StoredSizes> StoredSizes::read(storage::Store& store,
       if (segment.unreadable) sizes.unread_.push_back(storage::to_string(segment.name) + " can't be read");
       std::size_t next = 0;
       for (const auto& frame : segment.content.frames) {
-        const float share = static_cast<float>(frame.bytes) / static_cast<float>(std::max(frame.chunks, 1u));
+        const auto number = static_cast<std::uint32_t>(sizes.frames_.size());
+        sizes.frames_.push_back({.bytes = frame.bytes, .chunks = frame.chunks});
         for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
-          sizes.chunks_.push_back({.name = segment.content.names[next++], .bytes = share});
+          sizes.chunks_.push_back({.name = segment.content.names[next++], .frame = number});
       }
     }
   }
@@ -40,6 +41,18 @@ Result<StoredSizes> StoredSizes::read(storage::Store& store,
   const auto same = [](const Chunk& a, const Chunk& b) { return a.name == b.name; };
   sizes.chunks_.erase(std::unique(sizes.chunks_.begin(), sizes.chunks_.end(), same), sizes.chunks_.end());
   return sizes;
+}
+
+void StoredSizes::share_out(std::uint32_t chunk_bytes, const std::function<void(std::uint32_t, double)>& give) const {
+  std::vector<std::uint64_t> raw_bytes(frames_.size());
+  for (std::size_t i = 0; i < frames_.size(); ++i) raw_bytes[i] = std::uint64_t{frames_[i].chunks} * chunk_bytes;
+  for (const auto& chunk : chunks_)
+    if (chunk.extent_bytes != 0) raw_bytes[chunk.frame] -= chunk_bytes - std::min(chunk.extent_bytes, chunk_bytes);
+  for (const auto& chunk : chunks_) {
+    if (chunk.owner == kNobody) continue;
+    const double share = static_cast<double>(chunk.extent_bytes) / static_cast<double>(raw_bytes[chunk.frame]);
+    give(chunk.owner, share * frames_[chunk.frame].bytes);
+  }
 }
 
 StoredSizes::Chunk* StoredSizes::find(const storage::ChunkName& name) {

@@ -38,10 +38,17 @@ Ranges named_ranges(const RegionRecord& record, std::uint32_t chunk_bytes) {
   return ranges;
 }
 
+// Who had chunks as new content: what they take on disk is told when all images were looked at.
+struct Owner {
+  ChangeCounts* image;
+  ChangeCounts* region;
+};
+
 class ChainSurveyor {
  public:
-  ChainSurveyor(storage::Store& store, StoredSizes& sizes, const SurveyOptions& options, SurveyedChain& chain)
-      : store_(store), sizes_(sizes), options_(options), chain_(chain) {}
+  ChainSurveyor(storage::Store& store, StoredSizes& sizes, std::vector<Owner>& owners, const SurveyOptions& options,
+                SurveyedChain& chain)
+      : store_(store), sizes_(sizes), owners_(owners), options_(options), chain_(chain) {}
 
   void image(std::size_t index);
 
@@ -50,10 +57,11 @@ class ChainSurveyor {
   /// Of each region, where it differs from the image before; a region that is not there changed as a whole.
   Result<std::map<std::string, Ranges>> ranges_since(const SurveyedImage& before, const SurveyedImage& image) const;
   std::map<std::string, Ranges> changed_ranges(std::size_t index, const Manifest& manifest);
-  ChangeCounts count(const RegionRecord& record, const Ranges& changed);
+  ChangeCounts count(const RegionRecord& record, const Ranges& changed, std::uint32_t owner);
 
   storage::Store& store_;
   StoredSizes& sizes_;
+  std::vector<Owner>& owners_;
   const SurveyOptions& options_;
   SurveyedChain& chain_;
   std::set<std::uint64_t> good_;
@@ -102,15 +110,15 @@ std::map<std::string, Ranges> ChainSurveyor::changed_ranges(std::size_t index, c
   return result;
 }
 
-ChangeCounts ChainSurveyor::count(const RegionRecord& record, const Ranges& changed) {
+ChangeCounts ChainSurveyor::count(const RegionRecord& record, const Ranges& changed, std::uint32_t owner) {
   ChangeCounts counts;
   std::size_t at = 0;
   for_each_chunk(record, store_.chunk_bytes(), [&](const ResolvedChunk& chunk) {
     const bool zero = chunk.kind == storage::RunKind::zero;
     StoredSizes::Chunk* stored = zero ? nullptr : sizes_.find(chunk.name);
     if (!zero && stored == nullptr) ++missing_;
-    const bool first = stored != nullptr && !stored->seen;
-    if (stored != nullptr) stored->seen = true;
+    const bool first = stored != nullptr && stored->extent_bytes == 0;
+    if (first) stored->extent_bytes = static_cast<std::uint32_t>(chunk.extent.bytes);
     while (at < changed.size() && changed[at].offset + changed[at].bytes <= chunk.extent.offset) ++at;
     if (at == changed.size() || changed[at].offset >= chunk.extent.offset + chunk.extent.bytes) return;
     ++counts.changed_chunks;
@@ -122,7 +130,7 @@ ChangeCounts ChainSurveyor::count(const RegionRecord& record, const Ranges& chan
     } else {
       ++counts.new_chunks;
       counts.new_bytes += chunk.extent.bytes;
-      counts.stored_bytes += static_cast<double>(stored->bytes);
+      stored->owner = owner;
     }
   });
   return counts;
@@ -143,10 +151,11 @@ void ChainSurveyor::image(std::size_t index) {
   for (const auto& record : manifest->regions) {
     const auto found = changed.find(record.name);
     const Ranges none, &ranges = found == changed.end() ? none : found->second;
-    const ChangeCounts counts = count(record, ranges);
+    SurveyedRegion& region = chain_.regions[record.name];
+    const ChangeCounts counts = count(record, ranges, static_cast<std::uint32_t>(owners_.size()));
+    if (counts.new_chunks > 0) owners_.push_back({.image = &image.counts, .region = &region.counts});
     image.counts.add(counts);
     chain_.map.add(index, name, record.name, record.bytes, ranges);
-    SurveyedRegion& region = chain_.regions[record.name];
     region.bytes = record.bytes;
     region.element_bytes = record.element_bytes;
     ++region.images;
@@ -155,6 +164,53 @@ void ChainSurveyor::image(std::size_t index) {
   if (missing_ > 0 && sizes_.unread().empty())
     image.problem = fmt::format("{} chunks that it names are nowhere in the store", missing_);
   if (image.problem.empty()) good_.insert(image.summary.number);
+}
+
+std::vector<SurveyedChain> chains_of(const std::vector<storage::ImageSummary>& images) {
+  std::vector<SurveyedChain> chains;
+  for (const auto& image : images) {
+    if (chains.empty() || chains.back().name != image.chain)
+      chains.push_back({.name = image.chain, .images = {}, .regions = {}});
+    chains.back().images.push_back({.summary = image, .problem = {}, .counts = {}});
+  }
+  for (auto& chain : chains) chain.map = ChangeMap(chain.images.size());
+  return chains;
+}
+
+struct Turn {
+  std::uint64_t time_ns = 0;
+  std::size_t chain = 0, index = 0;
+};
+
+// All images by time, since chains share content and an earlier image may be one of another chain. Within a chain by
+// number, also where the clock went back.
+std::vector<Turn> by_time(const std::vector<SurveyedChain>& chains) {
+  std::vector<Turn> turns;
+  for (std::size_t chain = 0; chain < chains.size(); ++chain) {
+    std::uint64_t latest_ns = 0;
+    for (std::size_t i = 0; i < chains[chain].images.size(); ++i) {
+      latest_ns = std::max(latest_ns, chains[chain].images[i].summary.time_ns);
+      turns.push_back({.time_ns = latest_ns, .chain = chain, .index = i});
+    }
+  }
+  std::stable_sort(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) { return a.time_ns < b.time_ns; });
+  return turns;
+}
+
+void survey_images(storage::Store& store, StoredSizes& sizes, const SurveyOptions& options,
+                   std::vector<SurveyedChain>& chains) {
+  std::vector<Owner> owners;
+  std::vector<ChainSurveyor> surveyors;
+  for (auto& chain : chains) surveyors.emplace_back(store, sizes, owners, options, chain);
+  const auto turns = by_time(chains);
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    if (options.progress) options.progress(i, turns.size(), "images");
+    surveyors[turns[i].chain].image(turns[i].index);
+  }
+  sizes.share_out(store.chunk_bytes(), [&owners](std::uint32_t owner, double stored_bytes) {
+    owners[owner].image->stored_bytes += stored_bytes;
+    owners[owner].region->stored_bytes += stored_bytes;
+  });
 }
 
 nlohmann::json image_row(const SurveyedImage& image) {
@@ -246,24 +302,12 @@ Result<StoreSurvey> survey_store(storage::Store& store, const SurveyOptions& opt
     if (const auto newest = store.newest_image(chain); !newest && newest.error().code() == ErrorCode::corruption)
       survey.damage.push_back(newest.error().message());
 
-  const auto images = store.images();
-  std::uint64_t done = 0;
-  for (const auto& image : images) {
-    if (survey.chains.empty() || survey.chains.back().name != image.chain)
-      survey.chains.push_back({.name = image.chain, .images = {}, .regions = {}});
-    survey.chains.back().images.push_back({.summary = image, .problem = {}, .counts = {}});
-  }
-  for (auto& chain : survey.chains) {
-    chain.map = ChangeMap(chain.images.size());
-    ChainSurveyor surveyor(store, sizes, options, chain);
-    for (std::size_t i = 0; i < chain.images.size(); ++i) {
-      if (options.progress) options.progress(done++, images.size(), "images");
-      surveyor.image(i);
-      if (chain.images[i].problem.empty()) continue;
-      survey.damage.push_back(
-          fmt::format("image {}/{}: {}", chain.name, chain.images[i].summary.number, chain.images[i].problem));
-    }
-  }
+  survey.chains = chains_of(store.images());
+  survey_images(store, sizes, options, survey.chains);
+  for (const auto& chain : survey.chains)
+    for (const auto& image : chain.images)
+      if (!image.problem.empty())
+        survey.damage.push_back(fmt::format("image {}/{}: {}", chain.name, image.summary.number, image.problem));
   if (survey.damage.size() > kMaxDamage) {
     const std::size_t more = survey.damage.size() - kMaxDamage;
     survey.damage.resize(kMaxDamage);

@@ -28,7 +28,7 @@ struct ChangeCounts {
   std::uint64_t changed_bytes = 0;
   std::uint64_t zero_chunks = 0;
   std::uint64_t known_chunks = 0;  ///< content that an earlier image, or an earlier place of this one, named already
-  std::uint64_t new_chunks = 0;    ///< content that no earlier image named
+  std::uint64_t new_chunks = 0;    ///< content that no earlier image named: of any chain, by time
   std::uint64_t new_bytes = 0;
   double stored_bytes = 0;  ///< on disk, for the new ones: their shares of frames
 

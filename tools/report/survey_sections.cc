@@ -116,7 +116,7 @@ nlohmann::json region_table(const SurveyedChain& chain) {
   }
   std::string text =
       "Of everything that the images of this chain changed: what needed no space, since it was zeros or known "
-      "content, and how small the rest became. Stored bytes are shares of frames, with names and headers.";
+      "content, and how small the rest became. Stored bytes are shares of frames by length, with names and headers.";
   if (regions.size() > rows.size())
     text += fmt::format(" The {} largest of {} regions.", rows.size(), format_count(regions.size()));
   return plot::table({"Deduplication and compression by region", text},
