@@ -213,6 +213,19 @@ TEST_F(ToolsReport, DamagedImagesAreShownAsSuch) {
   EXPECT_THAT(page(), HasSubstr("\"damaged\":true"));
 }
 
+TEST_F(ToolsReport, AStoreThatLostAllItsImagesIsNotAnEmptyOne) {
+  make_store();
+  for (const auto& entry : fs::directory_iterator(store_ + "/segments"))
+    std::ofstream(entry.path(), std::ios::binary) << std::string(fs::file_size(entry.path()), 'x');
+  const Outcome outcome = report({"--html", html_});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.out, testing::AllOf(HasSubstr("no image can be read"), HasSubstr("damage: ")));
+  const auto data = page_data(page());
+  ASSERT_EQ(data.at("sections").size(), 1u);
+  EXPECT_EQ(data.at("sections")[0].at("title"), "No image can be read");
+  EXPECT_FALSE(data.at("warnings").empty());
+}
+
 TEST_F(ToolsReport, AnEmptyStoreIsNoError) {
   Options options;
   options.store = store_;

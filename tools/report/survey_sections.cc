@@ -235,7 +235,10 @@ std::vector<ReportSection> survey_sections(const StoreSurvey& survey) {
   std::vector<ReportSection> sections;
   const auto chains = largest_chains(survey);
   if (chains.empty()) {
-    sections.push_back({.title = "No images yet", .text = "The store is there, and holds no image."});
+    if (survey.damage.empty())
+      sections.push_back({.title = "No images yet", .text = "The store is there, and holds no image."});
+    else
+      sections.push_back({.title = "No image can be read", .text = "The store is damaged: see above."});
     return sections;
   }
   ReportSection time{.title = "Time line", .text = {}};
@@ -256,7 +259,7 @@ std::vector<ReportSection> survey_sections(const StoreSurvey& survey) {
 std::string survey_text(const StoreSurvey& survey) {
   std::string text;
   for (const auto& chain : survey.chains) text += chain_text(chain);
-  if (survey.chains.empty()) text += "no images yet\n";
+  if (survey.chains.empty()) text += survey.damage.empty() ? "no images yet\n" : "no image can be read\n";
   for (const auto& sentence : survey.damage) text += "damage: " + sentence + "\n";
   return text;
 }
