@@ -20,7 +20,7 @@ struct AllOptions {
   bool quick = false;
 
   std::uint64_t size() const { return bytes != 0 ? bytes : quick ? std::uint64_t{64} << 20 : std::uint64_t{1} << 30; }
-  unsigned repetitions() const { return quick ? 2 : 5; }
+  unsigned repetitions() const { return quick ? 3 : 5; }
 };
 
 Result<BenchResult> all_stalls(const AllOptions& options) {

@@ -51,10 +51,7 @@ Status write_chain(const RestoreBench& options, Scratch& scratch, const Mapping&
 
 // Reading the manifest alone, for a lazy restore is judged by what it takes besides.
 Result<std::uint64_t> read_manifest_ns(const std::string& directory) {
-  VARVE_TRY_ASSIGN(auto io, storage::open_io(directory, {}));
-  storage::StoreOptions options;
-  options.create = false;
-  VARVE_TRY_ASSIGN(const auto store, storage::Store::open(std::move(io), options));
+  VARVE_TRY_ASSIGN(const auto store, open_store({.directory = directory}));
   const std::uint64_t begin_ns = monotonic_ns();
   VARVE_TRY_ASSIGN(const auto newest, store->newest_image("main"));
   VARVE_TRY(resolve_image(*store, "main", newest.number));

@@ -139,12 +139,7 @@ Status StallRun::collect() {
   row_.mistaken.add(image.mistaken_pages);
   row_.unlisted.add(image.unlisted_bytes);
   row_.capture_why = image.capture_why;
-  row_.stages.push_back({.stall_ns = image.stall_ns,
-                         .scan_ns = image.scan_ns,
-                         .capture_ns = image.capture_ns,
-                         .reduce_ns = image.reduce_ns,
-                         .commit_ns = image.commit_ns,
-                         .durable_ns = image.durable_ns});
+  row_.stages.push_back(stages_of(image));
   progress_.update(++done_, plan_.epochs, "checkpoints");
   return {};
 }

@@ -6,8 +6,8 @@
 //     round: epochs without an engine                         -> time of an epoch, plain
 //            an engine, a full image, warm-up
 //            epoch, floor, checkpoint (not counted)           -> floor, at the same point of the program
-//            epoch, checkpoint, epoch, checkpoint, ...        -> stall; time of an epoch while an image is being
-//            written write(2) + fdatasync(2) of everything            -> what a program without an engine does
+//            epoch, checkpoint, epoch, checkpoint, ...        -> stall; epoch while an image is being written
+//            write(2) + fdatasync(2) of everything            -> what a program without an engine does
 //
 // All of it works on the same memory, since two pieces of memory may differ by a third in speed with nothing else
 // between them (seen in a virtual machine). So each round has an engine of its own, on the same store.
@@ -21,6 +21,7 @@
 #include "tools/ckpt_bench/bench_report.h"
 #include "tools/ckpt_bench/samples.h"
 #include "tools/ckpt_bench/setup.h"
+#include "tools/ckpt_bench/stages.h"
 #include "tools/ckpt_bench/workload.h"
 #include "tools/report/survey.h"
 
@@ -32,11 +33,6 @@ struct StallPlan {
   unsigned epochs = 30;  ///< checkpoints that are counted
   unsigned warm_up = 3;
   unsigned full_writes = 5;  ///< of the yardstick; 0: none
-};
-
-/// Of one checkpoint; as in ImageResult.
-struct StageTimes {
-  std::uint64_t stall_ns = 0, scan_ns = 0, capture_ns = 0, reduce_ns = 0, commit_ns = 0, durable_ns = 0;
 };
 
 struct StallRow {

@@ -16,9 +16,6 @@ constexpr std::size_t kDetailed = 6;  // rows with a curve, and a heat map, of t
 constexpr std::size_t kLanes = 24;
 constexpr std::size_t kMaxBars = 80;  // rows
 
-const std::vector<std::string> kStages = {"list suspects",     "capture",          "other stall",
-                                          "wait for a thread", "reduce and write", "manifest and flush"};
-
 std::string name_of(const StallRow& row) {
   const auto& wanted = row.plan.back_ends;
   std::string name = describe(row.plan.shape);
@@ -27,31 +24,7 @@ std::string name_of(const StallRow& row) {
   return name;
 }
 
-plot::Lane lane_of(const std::string& name, const StageTimes& times) {
-  const auto ns = [](std::uint64_t value) { return static_cast<double>(value); };
-  const double stall = ns(times.stall_ns), durable = ns(times.durable_ns);
-  const double listed = std::min(stall, ns(times.scan_ns));
-  const double captured = std::min(stall, listed + ns(times.capture_ns));
-  const double reduced = durable - ns(times.commit_ns);
-  const double taken = std::max(stall, reduced - ns(times.reduce_ns));  // reducing may begin within the stall
-  return {name,
-          {{0, 0, listed},
-           {1, listed, captured},
-           {2, captured, stall},
-           {3, stall, taken},
-           {4, taken, reduced},
-           {5, reduced, durable}}};
-}
-
-// The checkpoint whose time to durable is the median.
-StageTimes typical(std::vector<StageTimes> times) {
-  const auto middle = times.begin() + static_cast<std::ptrdiff_t>((times.size() - 1) / 2);
-  std::nth_element(times.begin(), middle, times.end(),
-                   [](const StageTimes& a, const StageTimes& b) { return a.durable_ns < b.durable_ns; });
-  return *middle;
-}
-
-nlohmann::json stage_plot(const std::vector<StallRow>& rows) {
+nlohmann::json stages_plot(const std::vector<StallRow>& rows) {
   std::vector<plot::Lane> lanes;
   if (rows.size() == 1) {
     const auto& times = rows[0].stages;
@@ -62,10 +35,7 @@ nlohmann::json stage_plot(const std::vector<StallRow>& rows) {
     for (const auto& row : rows)
       if (!row.stages.empty() && lanes.size() < kLanes) lanes.push_back(lane_of(name_of(row), typical(row.stages)));
   }
-  return plot::stages(
-      {rows.size() == 1 ? "Checkpoints, stage by stage" : "A typical checkpoint, stage by stage",
-       "From the begin of checkpoint() to durable. The program stands still for the first three only.", "ns"},
-      kStages, lanes);
+  return stage_plot(rows.size() == 1 ? "Checkpoints, stage by stage" : "A typical checkpoint, stage by stage", lanes);
 }
 
 nlohmann::json distribution_of(const std::vector<StallRow>& rows) {
@@ -110,7 +80,7 @@ nlohmann::json slowdown_of(const std::vector<StallRow>& rows) {
 
 std::vector<ReportSection> stall_sections(const std::vector<StallRow>& rows) {
   ReportSection section{.title = "Stall", .text = "How long a checkpoint keeps the program."};
-  section.plots = {distribution_of(rows), bars_of(rows), stage_plot(rows), slowdown_of(rows)};
+  section.plots = {distribution_of(rows), bars_of(rows), stages_plot(rows), slowdown_of(rows)};
   std::vector<ReportSection> sections = {std::move(section)};
   for (const auto& row : rows) {
     if (!row.chain) continue;

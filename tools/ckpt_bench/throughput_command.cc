@@ -11,6 +11,7 @@
 #include "tools/ckpt_bench/benchmarks.h"
 #include "tools/ckpt_bench/commands.h"
 #include "tools/ckpt_bench/samples.h"
+#include "tools/ckpt_bench/stages.h"
 #include "tools/ckpt_bench/yardstick.h"
 #include "tools/table.h"
 #include "tools/units.h"
@@ -37,6 +38,7 @@ struct ThroughputRow {
   Samples rate;          ///< protected bytes a second, cut to durable
   Samples written_rate;  ///< bytes that reached the disk
   Samples disk_rate;
+  std::vector<StageTimes> stages;
   bool direct = true;
   std::vector<Slowdown> slowdowns;
 };
@@ -59,6 +61,7 @@ Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mappi
   row.reduce.add(image.reduce_ns);
   row.commit.add(image.commit_ns);
   row.stall.add(image.stall_ns);
+  row.stages.push_back(stages_of(image));
   row.written.add(image.written_bytes);
   row.rate.add(per_second(row.bytes, image.durable_ns));
   row.written_rate.add(per_second(image.written_bytes, image.durable_ns));
@@ -193,10 +196,7 @@ ReportSection section_of(const std::vector<ThroughputRow>& rows) {
     sizes.push_back({name,
                      {{.series = 0, .value = static_cast<double>(row.bytes), .reference = true, .note = {}},
                       bar_of(1, row.written)}});
-    const double stall = row.stall.median(), reduced = row.durable.median() - row.commit.median();
-    const double taken = std::max(stall, reduced - row.reduce.median());
-    lanes.push_back(
-        {name, {{0, 0, stall}, {1, stall, taken}, {2, taken, reduced}, {3, reduced, row.durable.median()}}});
+    lanes.push_back(lane_of(name, typical(row.stages)));
   }
   section.plots.push_back(plot::bars(
       {"Speed against the disk alone",
@@ -205,9 +205,7 @@ ReportSection section_of(const std::vector<ThroughputRow>& rows) {
       {"protected memory", "written to disk", "disk alone"}, rates));
   section.plots.push_back(
       plot::bars({"Bytes on disk", "Frames with names, manifest, padding.", "bytes"}, {"memory", "written"}, sizes));
-  section.plots.push_back(plot::stages({"Stage by stage", "Medians.", "ns"},
-                                       {"stall", "wait for a thread", "reduce and write", "manifest and flush"},
-                                       lanes));
+  section.plots.push_back(stage_plot("A typical image, stage by stage", lanes));
   return section;
 }
 

@@ -18,6 +18,7 @@
 #include "tools/ckpt_bench/peer.h"
 #include "tools/ckpt_bench/samples.h"
 #include "tools/ckpt_bench/scratch.h"
+#include "tools/ckpt_bench/stages.h"
 #include "tools/ckpt_bench/workload.h"
 #include "tools/ckpt_bench/yardstick.h"
 
@@ -48,6 +49,25 @@ TEST(Samples, QuantilesAreNearestRanks) {
   EXPECT_EQ(samples.json().at("count"), 100);
   EXPECT_TRUE(Samples().json().is_null());
   EXPECT_EQ(Samples().median(), 0);
+}
+
+TEST(Stages, FollowEachOtherWithoutGapWhateverTheClocksSay) {
+  const std::vector<StageTimes> cases = {
+      {.stall_ns = 100, .scan_ns = 20, .capture_ns = 50, .reduce_ns = 300, .commit_ns = 40, .durable_ns = 600},
+      {.stall_ns = 100, .scan_ns = 90, .capture_ns = 50, .reduce_ns = 300, .commit_ns = 40, .durable_ns = 300},
+      {.stall_ns = 100, .scan_ns = 20, .capture_ns = 50, .reduce_ns = 10, .commit_ns = 40, .durable_ns = 120}};
+  for (const auto& times : cases) {
+    const auto lane = lane_of("one", times);
+    double at = 0;
+    for (const auto& span : lane.spans) {
+      EXPECT_EQ(span.begin, at);
+      EXPECT_GE(span.end, span.begin);
+      at = span.end;
+    }
+    EXPECT_EQ(at, static_cast<double>(times.durable_ns));
+    EXPECT_EQ(lane.spans[2].end, 100) << "the program goes on";
+  }
+  EXPECT_EQ(typical(cases).durable_ns, 300u);
 }
 
 TEST(PageSequence, ScatteredPagesAreAscendingDistinctAndAsManyAsAsked) {
