@@ -2,9 +2,11 @@
 //
 // ckpt-bench, run small: that it measures what it says, in the form that it says, and leaves nothing behind. No figure
 // is judged here.
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -225,6 +227,49 @@ TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
   EXPECT_TRUE(rows.at("kills").at("stall_ns").is_null());
   EXPECT_THAT(rows.at("hangs").at("failed").get<std::string>(), HasSubstr("killed"));
   EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
+}
+
+// Gone, or a zombie that nobody has collected yet.
+bool has_ended(const std::string& pid) {
+  const std::string status = read_text("/proc/" + pid + "/status");
+  return status.empty() || status.find("State:\tZ") != std::string::npos;
+}
+
+std::string pid_in(const std::string& path) {
+  std::string pid;
+  std::ifstream(path) >> pid;
+  return pid;
+}
+
+template <class Condition>
+bool comes_true(Condition condition) {
+  for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return condition();
+}
+
+TEST_F(ToolsBench, NothingOfAPeerRunsOnBehindIt) {
+  const std::string left = directory_ / "left";
+  const auto result = bench_json({"compare", "--size", "4MiB", "--repetitions", "1", "--peer",
+                                  "leaves=sleep 300 & echo $! > " + left + "; : {pid}"});
+  EXPECT_TRUE(result.at("rows")[4].at("failed").is_null()) << result.at("rows")[4];
+  ASSERT_FALSE(pid_in(left).empty());
+  EXPECT_TRUE(comes_true([&] { return has_ended(pid_in(left)); }));
+}
+
+TEST_F(ToolsBench, APeerEndsWithTheBenchmark) {
+  const std::string started = directory_ / "started";
+  RunningProgram bench(
+      {.words = {built_program("tools/ckpt-bench"), "compare", "--size", "4MiB", "--repetitions", "1", "--store",
+                 store_, "--peer", "hangs=echo $$ > " + started + "; exec sleep 300; : {pid}"}});
+  ASSERT_TRUE(comes_true([&] { return !pid_in(started).empty(); }));
+  bench.kill_and_wait();
+  EXPECT_TRUE(comes_true([&] { return has_ended(pid_in(started)); }));
+}
+
+TEST_F(ToolsBench, APeerThatNeverStopsTalkingIsKilledInTime) {
+  const auto result = bench_json(
+      {"compare", "--size", "4MiB", "--repetitions", "1", "--peer-seconds", "1", "--peer", "talks=yes; : {pid}"});
+  EXPECT_THAT(result.at("rows")[4].at("failed").get<std::string>(), HasSubstr("killed"));
 }
 
 TEST_F(ToolsBench, AllIsOneReportOfEverything) {

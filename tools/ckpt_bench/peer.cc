@@ -54,6 +54,12 @@ std::string failure_of(int status, const std::string& output) {
   return text.empty() || said.empty() ? text : text + ": " + said;
 }
 
+// In a child: it ends with the process that started it, also when that one is already gone.
+void end_with(pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127);
+}
+
 struct Running {
   pid_t pid = -1;
   UniqueFd output;
@@ -64,9 +70,10 @@ Result<Running> start(const std::string& command, const std::string& directory) 
   if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return os_error("pipe for a peer failed", errno);
   Running running{.pid = -1, .output = UniqueFd(ends[0])};
   const UniqueFd theirs(ends[1]);
-  const pid_t pid = fork();
+  const pid_t benchmark = getpid(), pid = fork();
   if (pid < 0) return os_error("start of a peer failed", errno);
   if (pid == 0) {
+    end_with(benchmark);
     setpgid(0, 0);
     const int null = open("/dev/null", O_RDWR);
     if (null >= 0) dup2(null, STDIN_FILENO);
@@ -81,23 +88,37 @@ Result<Running> start(const std::string& command, const std::string& directory) 
   return running;
 }
 
-// Reads what it says until it ends. False: it was killed, since the time was over or the benchmark is to end.
+// As much as a pipe holds at most, so that it comes back also from one that never stops talking.
+void take_output(const Running& running, std::string& output) {
+  char piece[4096];
+  for (unsigned i = 0; i < 16; ++i) {
+    const ssize_t got = read(running.output.get(), piece, sizeof piece);
+    if (got <= 0) return;
+    if (output.size() < kMaxOutput) output.append(piece, static_cast<std::size_t>(got));
+  }
+}
+
+// It stays a zombie, so that its number, which is that of its group, can't be another's.
+bool has_ended(pid_t pid) {
+  siginfo_t info{};
+  return waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
+// Reads what it says until it ends. False: it was killed, since the time was over or the benchmark is to end. What it
+// left behind in its process group is killed in any case, so that it is not there while others are measured.
 bool wait_for(const Running& running, unsigned seconds, int& status, std::string& output) {
   const std::uint64_t until = monotonic_ns() + std::uint64_t{seconds} * 1'000'000'000;
-  for (;;) {
-    char piece[4096];
-    for (ssize_t got = 0; (got = read(running.output.get(), piece, sizeof piece)) > 0;)
-      if (output.size() < kMaxOutput) output.append(piece, static_cast<std::size_t>(got));
-    if (waitpid(running.pid, &status, WNOHANG) == running.pid) return true;
-    if (monotonic_ns() > until || !check_interrupted()) {
-      kill(-running.pid, SIGKILL);
-      waitpid(running.pid, &status, 0);
-      return false;
-    }
+  bool ended = false;
+  while (!(ended = has_ended(running.pid)) && monotonic_ns() <= until && check_interrupted()) {
+    take_output(running, output);
     pollfd end = {running.output.get(), POLLIN, 0};
     poll(&end, 1, 1);
     if ((end.revents & (POLLIN | POLLHUP)) == POLLHUP) usleep(1000);  // it closed its output, and goes on
   }
+  kill(-running.pid, SIGKILL);
+  take_output(running, output);  // its last words
+  waitpid(running.pid, &status, 0);
+  return ended;
 }
 
 }  // namespace
@@ -122,10 +143,11 @@ Result<Victim> Victim::create(std::span<std::byte> memory) {
   Victim victim;
   victim.shared_ = new (page) Shared;
   Shared& shared = *victim.shared_;
+  const pid_t benchmark = getpid();
   victim.pid_ = fork();
   if (victim.pid_ < 0) return os_error("start of a process to be checkpointed failed", errno);
   if (victim.pid_ == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    end_with(benchmark);
     setsid();
     const int null = open("/dev/null", O_RDWR);
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(null, fd);

@@ -50,7 +50,8 @@ struct PeerRun {
   std::uint64_t ns = 0;  ///< of the command, and a syncfs(2) of its directory behind it
   std::string failure;   ///< empty: it ended with status 0
 };
-/// Runs the command by /bin/sh in a process group of its own, which is killed when `seconds` are over.
+/// Runs the command by /bin/sh in a process group of its own, which is killed when `seconds` are over; when the command
+/// has ended, so is what it left behind in that group. The shell ends with the benchmark.
 Result<PeerRun> run_peer(const Peer& peer, pid_t pid, const std::string& directory, unsigned seconds);
 
 }  // namespace varve::tools
