@@ -74,6 +74,29 @@ TEST_F(ToolsBench, TheStoreIsMadeAnewBeforeItGrowsBeyondItsBound) {
   EXPECT_LE(row.at("store_bytes_after_close"), 40 << 20);
 }
 
+TEST_F(ToolsBench, AStoreThatWouldOutgrowItsBoundIsNotMade) {
+  for (const auto& words : std::vector<std::vector<std::string>>{
+           {"compare"}, {"throughput"}, {"restore"}, {"phases"}, {"retention"}, {"scale"}, {"all", "--quick"}}) {
+    auto bounded = words;
+    bounded.insert(bounded.end(), {"--size", "8MiB", "--max-store", "8MiB"});
+    const Outcome outcome = bench(bounded);
+    EXPECT_EQ(outcome.exit_code, 1) << words[0] << outcome.out;
+    EXPECT_THAT(outcome.err, testing::AllOf(HasSubstr("--max-store"), HasSubstr("takes up to"))) << words[0];
+    EXPECT_FALSE(fs::exists(store_)) << words[0];
+  }
+}
+
+TEST_F(ToolsBench, ComparisonsTakeNoMoreDiskThanTheySay) {
+  // A full image and six deltas of everything, none of which compresses.
+  bench_json({"compare", "--size", "8MiB", "--dirty", "100%", "--data", "random", "--repetitions", "1", "--max-store",
+              "61MiB", "--keep"});
+  std::uint64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(store_ + "/store"))
+    if (entry.is_regular_file()) bytes += entry.file_size();
+  EXPECT_GT(bytes, 56u << 20);
+  EXPECT_LE(bytes, 61u << 20);
+}
+
 TEST_F(ToolsBench, MatrixHasARowForEachCombinationOrSaysWhyNot) {
   const auto result =
       bench_json({"matrix", "--size", "8MiB", "--dirty", "0%,10%", "--pattern", "scattered", "--pages", "repeat",

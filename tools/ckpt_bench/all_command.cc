@@ -54,26 +54,48 @@ void append(BenchResult& all, const std::string& name, BenchResult part) {
   all.text += fmt::format("{}{}\n\n{}", all.text.empty() ? "" : "\n", name, part.text);
 }
 
+struct Parts {
+  CompareBench compare;
+  ThroughputBench throughput;
+  RestoreBench restore;
+};
+
+Parts parts_of(const AllOptions& options) {
+  const std::vector<std::string> kinds = {"random", "particles", "field", "heap", "text"};
+  Parts parts{.compare = {.setup = options.setup, .repetitions = options.repetitions(), .peers = {}},
+              .throughput = {.setup = options.setup,
+                             .bytes = options.size(),
+                             .data = kinds,
+                             .repetitions = options.repetitions()},
+              .restore = {.setup = options.setup,
+                          .bytes = options.size(),
+                          .data = kinds,
+                          .repetitions = options.repetitions(),
+                          .deltas = 3}};
+  parts.compare.shape.bytes = options.size();
+  set_workload(parts.compare.shape, "particles");
+  return parts;
+}
+
+// Whether there is room for all of them, before the first one takes its time.
+Status check_room(const AllOptions& options, const Parts& parts) {
+  for (const DiskNeed& need : {disk_need(parts.compare), disk_need(parts.throughput), disk_need(parts.restore)})
+    VARVE_TRY(scratch_for(options.setup, need));
+  VARVE_TRY(Scratch::create(options.setup.store, disk_bound(options.setup, options.size()), false));
+  return {};
+}
+
 Result<BenchResult> measure_everything(const AllOptions& options) {
+  const Parts parts = parts_of(options);
+  VARVE_TRY(check_room(options, parts));
   BenchResult all;
-  CompareBench compare{.setup = options.setup, .repetitions = options.repetitions(), .peers = {}};
-  compare.shape.bytes = options.size();
-  set_workload(compare.shape, "particles");
-  VARVE_TRY_ASSIGN(auto compared, bench_compare(compare));
+  VARVE_TRY_ASSIGN(auto compared, bench_compare(parts.compare));
   append(all, "compare", std::move(compared));
   VARVE_TRY_ASSIGN(auto stalls, all_stalls(options));
   append(all, "stall", std::move(stalls));
-  const std::vector<std::string> kinds = {"random", "particles", "field", "heap", "text"};
-  VARVE_TRY_ASSIGN(
-      auto throughput,
-      bench_throughput(
-          {.setup = options.setup, .bytes = options.size(), .data = kinds, .repetitions = options.repetitions()}));
+  VARVE_TRY_ASSIGN(auto throughput, bench_throughput(parts.throughput));
   append(all, "throughput", std::move(throughput));
-  VARVE_TRY_ASSIGN(auto restored, bench_restore({.setup = options.setup,
-                                                 .bytes = options.size(),
-                                                 .data = kinds,
-                                                 .repetitions = options.repetitions(),
-                                                 .deltas = 3}));
+  VARVE_TRY_ASSIGN(auto restored, bench_restore(parts.restore));
   append(all, "restore", std::move(restored));
   return all;
 }

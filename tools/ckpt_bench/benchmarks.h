@@ -19,6 +19,7 @@ struct ThroughputBench {
   std::vector<std::string> data = {"random"};
   unsigned repetitions = 3;
 };
+DiskNeed disk_need(const ThroughputBench& options);
 /// Full images from the cut to durable, in turns with writing as many bytes. REQUIRES: known kinds of data.
 Result<BenchResult> bench_throughput(const ThroughputBench& options);
 
@@ -32,6 +33,7 @@ struct RestoreBench {
   bool lazy = false;     ///< RestoreOptions::lazy
   bool touched = false;  ///< into memory that was written before
 };
+DiskNeed disk_need(const RestoreBench& options);
 /// Restores, in turns with reading as many bytes and faulting in as much memory. REQUIRES: likewise.
 Result<BenchResult> bench_restore(const RestoreBench& options);
 
@@ -42,6 +44,7 @@ struct CompareBench {
   std::vector<Peer> peers;
   unsigned peer_seconds = 120;  ///< after which one is killed
 };
+DiskNeed disk_need(const CompareBench& options);
 /// Checkpoints of the same program by several means, in turns. A peer that fails has a row that says so.
 Result<BenchResult> bench_compare(const CompareBench& options);
 

@@ -313,11 +313,17 @@ ReportSection section_of(const std::vector<MethodRow>& rows, const WorkloadShape
 
 }  // namespace
 
+// Beside the store, one after the other: a file of all memory, and what a peer writes, which is
+// taken to be little more than that.
+DiskNeed disk_need(const CompareBench& options) {
+  const std::uint64_t delta = delta_image_bytes(PageSequence(options.shape).pages_per_epoch());
+  return {.store_bytes = full_image_bytes(options.shape.bytes) + (kWarmUp + kDeltas + 1) * delta,
+          .beside_bytes = full_image_bytes(options.shape.bytes)};
+}
+
 Result<BenchResult> bench_compare(const CompareBench& options) {
   Progress progress("ckpt-bench compare", options.setup.common.show_progress());
-  // The store with its deltas, a file of all memory, and what a peer writes.
-  VARVE_TRY_ASSIGN(auto scratch,
-                   Scratch::create(options.setup.store, 4 * options.shape.bytes + (1u << 28), options.setup.keep));
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, disk_need(options)));
   CompareRun run(options, scratch, progress);
   VARVE_TRY_ASSIGN(const auto rows, run.run());
   BenchResult result;

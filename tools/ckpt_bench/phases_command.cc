@@ -69,8 +69,7 @@ Result<std::vector<Phase>> measure_phases(const PhasesOptions& options) {
   Progress progress("ckpt-bench phases", options.setup.common.show_progress());
   // A full image, and the deltas of four phases, one of which writes half of the memory.
   const std::uint64_t images = options.bytes + options.epochs * (options.bytes / 2 + options.bytes / 16);
-  VARVE_TRY_ASSIGN(auto scratch,
-                   Scratch::create(options.setup.store, images + images / 16 + (std::uint64_t{64} << 20), false));
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, {.store_bytes = full_image_bytes(images)}));
   VARVE_TRY_ASSIGN(auto memory, Mapping::create({.bytes = options.bytes,
                                                  .offset = options.setup.offset,
                                                  .huge_pages = huge_pages(options.setup)}));

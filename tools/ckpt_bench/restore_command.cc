@@ -30,7 +30,9 @@ struct RestoreRow {
   Samples open, manifest, restore, first, in_place, faults, rate, disk_rate, populate;
 };
 
-// One full image and some deltas of 1 % scattered pages each.
+constexpr double kDeltaDirty = 0.01;
+
+// One full image and some deltas of scattered pages.
 Status write_chain(const RestoreBench& options, Scratch& scratch, const Mapping& memory, DataKind data) {
   VARVE_TRY(scratch.remove_store());
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
@@ -40,7 +42,7 @@ Status write_chain(const RestoreBench& options, Scratch& scratch, const Mapping&
   CheckpointOptions sync;
   sync.sync = true;
   VARVE_TRY(engine.checkpoint(sync));
-  PageSequence pages({.bytes = options.bytes, .dirty = 0.01, .data = data});
+  PageSequence pages({.bytes = options.bytes, .dirty = kDeltaDirty, .data = data});
   for (unsigned i = 0; i < options.deltas; ++i) {
     VARVE_TRY(check_interrupted());
     run_epoch(memory.bytes(), pages.next(), data, i + 1);
@@ -192,8 +194,7 @@ std::string lazily_as_text(const std::vector<RestoreRow>& rows) {
 }
 
 Status measure_all(const RestoreBench& options, std::vector<RestoreRow>& rows) {
-  const std::uint64_t needed = options.bytes / 16 * 17 + options.bytes / 50 * options.deltas + (1u << 28);
-  VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, needed, options.setup.keep));
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, disk_need(options)));
   for (const auto& name : options.data) {
     VARVE_TRY_ASSIGN(auto row, measure(options, *parse_data(name), scratch));
     rows.push_back(std::move(row));
@@ -219,6 +220,11 @@ ReportSection section_of(const std::vector<RestoreRow>& rows) {
 }
 
 }  // namespace
+
+DiskNeed disk_need(const RestoreBench& options) {
+  const std::uint64_t pages = PageSequence({.bytes = options.bytes, .dirty = kDeltaDirty}).pages_per_epoch();
+  return {.store_bytes = full_image_bytes(options.bytes) + options.deltas * delta_image_bytes(pages)};
+}
 
 Result<BenchResult> bench_restore(const RestoreBench& options) {
   std::vector<RestoreRow> rows;

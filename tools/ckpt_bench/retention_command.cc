@@ -46,8 +46,8 @@ Status measure_all(const RetentionCommand& command, std::vector<RetentionRow>& r
   const RetentionOptions& options = command.options;
   // Three stores; the first has some more images, and the garbage between two collections.
   const auto image_bytes = static_cast<std::uint64_t>(options.shape.dirty * static_cast<double>(options.shape.bytes));
-  const std::uint64_t needed = 4 * (options.shape.bytes + (options.keep + 72) * image_bytes) + (1u << 27);
-  VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, needed, options.setup.keep));
+  const std::uint64_t needed = options.shape.bytes + (options.keep + 72) * image_bytes;
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, {.store_bytes = 2 * needed, .beside_bytes = 2 * needed}));
   for (const auto& pages : command.pages) {
     WorkloadShape shape = options.shape;
     shape.repeat_pages = pages == "repeat";

@@ -221,8 +221,8 @@ std::string as_text(const Scale& scale, const ScaleOptions& options) {
 Result<Scale> measure(const ScaleOptions& options) {
   std::uint64_t images = options.images;
   for (const unsigned tail : options.tails) images += tail;
-  const std::uint64_t needed = (options.shape.bytes + images * new_bytes(options.shape)) / 16 * 17 + (1u << 28);
-  VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, needed, options.setup.keep));
+  const std::uint64_t needed = full_image_bytes(options.shape.bytes + images * new_bytes(options.shape));
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, {.store_bytes = needed}));
   return Measurement(options, scratch).run();
 }
 

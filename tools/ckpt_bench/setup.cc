@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "base/env.h"
+#include "base/try.h"
 #include "storage/chunk_name.h"
 #include "storage/io.h"
 #include "tools/machine.h"
@@ -98,7 +99,8 @@ void add_setup(CLI::App& command, BenchSetup& setup) {
       ->type_name("DIR");
   command.add_flag("--keep", setup.keep, "keep the store");
   add_size(command, "--max-store", setup.max_store_bytes,
-           "make the store anew before it grows beyond that (0: 8 GiB, or four times --size)");
+           "the most that the store takes: it is made anew before that, or the benchmark is refused (0: as much as it "
+           "needs, and for stalls at most 8 GiB, or four times --size)");
   command.add_option("--threads", setup.threads, "background threads of the engine (0: its default)")
       ->capture_default_str();
   command.add_option("--nice", setup.nice, "niceness of these threads, added to that of the benchmark")
@@ -111,6 +113,24 @@ void add_setup(CLI::App& command, BenchSetup& setup) {
       ->capture_default_str();
   add_size(command, "--offset", setup.offset, "begin of the memory within its page (16: like std::vector's)");
   add_common(command, setup.common);
+}
+
+std::uint64_t full_image_bytes(std::uint64_t bytes) { return bytes + bytes / 16; }
+std::uint64_t delta_image_bytes(std::uint64_t pages) { return pages * (kPageBytes + kPageBytes / 16) + 65536; }
+
+Status check_store_bound(const BenchSetup& setup, const DiskNeed& need) {
+  if (setup.max_store_bytes == 0 || need.store_bytes <= setup.max_store_bytes) return {};
+  return fail(ErrorCode::invalid_argument,
+              {"benchmark in " + setup.store + " refused",
+               fmt::format("its store takes up to {} and --max-store is {}", format_bytes(need.store_bytes),
+                           format_bytes(setup.max_store_bytes)),
+               "choose a smaller --size or a larger --max-store"});
+}
+
+Result<Scratch> scratch_for(const BenchSetup& setup, const DiskNeed& need) {
+  constexpr std::uint64_t kPreallocated = std::uint64_t{1} << 28;  // of segments that are being written
+  VARVE_TRY(check_store_bound(setup, need));
+  return Scratch::create(setup.store, need.store_bytes + need.beside_bytes + kPreallocated, setup.keep);
 }
 
 HugePages huge_pages(const BenchSetup& setup) {

@@ -53,6 +53,19 @@ void add_data_list(CLI::App& command, std::vector<std::string>& into);
 /// Adds --workload and what it sets: --data, --pattern, --repeat-pages.
 void add_workload(CLI::App& command, WorkloadShape& shape);
 
+/// What a benchmark takes on disk at most.
+struct DiskNeed {
+  std::uint64_t store_bytes = 0;   ///< of the largest store
+  std::uint64_t beside_bytes = 0;  ///< of other stores, yardsticks and peers at the same time
+};
+/// Of a full image that does not compress, and of a delta of so many pages.
+std::uint64_t full_image_bytes(std::uint64_t bytes);
+std::uint64_t delta_image_bytes(std::uint64_t pages);
+/// Refused where its store would outgrow --max-store. For benchmarks that don't make the store anew before that.
+Status check_store_bound(const BenchSetup& setup, const DiskNeed& need);
+/// The directory of such a benchmark, when it is not refused, and as much is free.
+Result<Scratch> scratch_for(const BenchSetup& setup, const DiskNeed& need);
+
 HugePages huge_pages(const BenchSetup& setup);
 Options engine_options(const BenchSetup& setup, const BackEnds& back_ends, const std::string& store);
 

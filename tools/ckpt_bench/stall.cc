@@ -42,7 +42,7 @@ class StallRun {
     return run_epoch(memory, pages, plan_.shape.data, ++salt_);
   }
   std::uint64_t store_limit() const { return disk_bound(setup_, plan_.shape.bytes) - plan_.shape.bytes; }
-  std::uint64_t delta_bytes() const { return pages_.pages_per_epoch() * (kPageBytes + kPageBytes / 16) + 65536; }
+  std::uint64_t delta_bytes() const { return delta_image_bytes(pages_.pages_per_epoch()); }
   unsigned round_size() const;
 
   struct Pending {
@@ -83,7 +83,7 @@ Status StallRun::prepare() {
 Status StallRun::fresh_engine(unsigned checkpoints) {
   progress_.update("first image");
   const std::uint64_t round_bytes =
-      plan_.shape.bytes + plan_.shape.bytes / 16 + (checkpoints + plan_.warm_up + 2) * delta_bytes();
+      full_image_bytes(plan_.shape.bytes) + (checkpoints + plan_.warm_up + 2) * delta_bytes();
   if (store_written_ == 0 || store_written_ + round_bytes > store_limit()) {
     VARVE_TRY(scratch_.remove_store());
     if (store_written_ != 0) ++row_.stores;
@@ -205,7 +205,7 @@ Status StallRun::round(unsigned checkpoints, bool full_write) {
 unsigned StallRun::round_size() const {
   const unsigned rounds = std::max(1U, std::min(plan_.epochs, 5U));
   const unsigned wanted = (plan_.epochs + rounds - 1) / rounds;
-  const std::uint64_t limit = store_limit(), full = plan_.shape.bytes + plan_.shape.bytes / 16;
+  const std::uint64_t limit = store_limit(), full = full_image_bytes(plan_.shape.bytes);
   const std::uint64_t room = limit > full ? (limit - full) / delta_bytes() : 0;
   const std::uint64_t most = room > plan_.warm_up + 3 ? room - plan_.warm_up - 2 : 1;
   return static_cast<unsigned>(std::min<std::uint64_t>(wanted, most));

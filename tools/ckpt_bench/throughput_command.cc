@@ -176,9 +176,7 @@ std::string as_text(const std::vector<ThroughputRow>& rows) {
 }
 
 Status measure_all(const ThroughputBench& options, std::vector<ThroughputRow>& rows) {
-  // The store and, once it is closed, the yardstick beside it; incompressible data takes a little more than its size.
-  VARVE_TRY_ASSIGN(auto scratch,
-                   Scratch::create(options.setup.store, options.bytes / 8 * 17 + (1u << 28), options.setup.keep));
+  VARVE_TRY_ASSIGN(auto scratch, scratch_for(options.setup, disk_need(options)));
   for (const auto& name : options.data) {
     VARVE_TRY_ASSIGN(auto row, measure(options, *parse_data(name), scratch));
     rows.push_back(std::move(row));
@@ -210,6 +208,11 @@ ReportSection section_of(const std::vector<ThroughputRow>& rows) {
 }
 
 }  // namespace
+
+// Once the store is closed, the yardstick beside it writes as much.
+DiskNeed disk_need(const ThroughputBench& options) {
+  return {.store_bytes = full_image_bytes(options.bytes), .beside_bytes = full_image_bytes(options.bytes)};
+}
 
 Result<BenchResult> bench_throughput(const ThroughputBench& options) {
   std::vector<ThroughputRow> rows;
