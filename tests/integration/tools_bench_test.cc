@@ -238,6 +238,14 @@ TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
     for (const char* key : {"stall_ns", "durable_ns", "disk_bytes"}) EXPECT_GT(row.at(key).at("median"), 0) << row;
     EXPECT_FALSE(row.at("setup").get<std::string>().empty());
   }
+  for (const char* name : {"varve, delta", "varve, full", "fork"}) {
+    const auto& row = rows.at(name);
+    EXPECT_GT(row.at("epoch_ns").at("next").at("median"), 0) << row;
+    EXPECT_GE(row.at("epoch_share_beside").at("min"), 0) << row;
+    EXPECT_LE(row.at("epoch_share_beside").at("max"), 1) << row;
+  }
+  EXPECT_GT(rows.at("fork").at("epoch_share_beside").at("max"), 0) << "the child has all of the memory to write";
+  EXPECT_TRUE(rows.at("write").at("epoch_share_beside").is_null()) << "the program waits";
   for (const char* name : {"varve, delta", "write"}) EXPECT_GT(rows.at(name).at("restore_ns").at("median"), 0);
   EXPECT_LT(rows.at("varve, delta").at("disk_bytes").at("median"), rows.at("write").at("disk_bytes").at("median"));
   EXPECT_EQ(rows.at("write").at("disk_bytes").at("median"), 4 << 20);
