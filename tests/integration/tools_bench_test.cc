@@ -228,10 +228,11 @@ TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
   const auto result = bench_json({"compare", "--size", "4MiB", "--repetitions", "2", "--peer",
                                   "saves=test -d /proc/{pid} && head -c 100000 /dev/zero > {dir}/image", "--peer",
                                   "breaks=echo no such luck >&2; exit 3; {pid}", "--peer", "kills=kill -9 {pid}",
-                                  "--peer", "hangs=sleep 60; {pid}", "--peer-seconds", "1"});
+                                  "--peer", "stops=kill -STOP {pid}; sleep 0.4; kill -CONT {pid}", "--peer",
+                                  "hangs=sleep 60; {pid}", "--peer-seconds", "2"});
   std::map<std::string, json> rows;
   for (const auto& row : result.at("rows")) rows[row.at("method")] = row;
-  ASSERT_EQ(rows.size(), 8u);
+  ASSERT_EQ(rows.size(), 9u);
   for (const char* name : {"varve, delta", "varve, full", "write", "fork"}) {
     const auto& row = rows.at(name);
     EXPECT_TRUE(row.at("failed").is_null()) << row;
@@ -252,10 +253,13 @@ TEST_F(ToolsBench, CompareHasARowForEachMeansAlsoForThoseThatFail) {
   EXPECT_TRUE(rows.at("saves").at("failed").is_null()) << rows.at("saves");
   EXPECT_GE(rows.at("saves").at("disk_bytes").at("median"), 100'000);
   EXPECT_GT(rows.at("saves").at("stall_ns").at("median"), 0);
+  EXPECT_GE(rows.at("stops").at("stall_ns").at("min"), 300'000'000) << "it was stopped for longer";
+  for (const char* name : {"saves", "stops"}) EXPECT_GT(rows.at(name).at("idle_gap_ns").at("min"), 0) << name;
   EXPECT_THAT(rows.at("breaks").at("failed").get<std::string>(),
               testing::AllOf(HasSubstr("3"), HasSubstr("no such luck")));
   EXPECT_TRUE(rows.at("kills").at("failed").is_null()) << "a checkpointer may end what it saved";
   EXPECT_TRUE(rows.at("kills").at("stall_ns").is_null());
+  EXPECT_TRUE(rows.at("kills").at("idle_gap_ns").is_null());
   EXPECT_THAT(rows.at("hangs").at("failed").get<std::string>(), HasSubstr("killed"));
   EXPECT_FALSE(fs::exists(store_)) << "the directory was left behind";
 }

@@ -34,6 +34,7 @@ struct MethodRow {
   std::string name;
   std::string setup;  // how it was set up, in a sentence
   Samples stall = {}, durable = {}, bytes = {}, restore = {};
+  Samples idle = {};    // what a peer's stall would have been found to be without a checkpoint
   Samples epoch = {};   // of the program, right behind the cut
   Samples beside = {};  // the share of it during which the checkpoint was on its way to the disk
   std::string failure = {};
@@ -58,10 +59,11 @@ std::vector<MethodRow> method_rows(const CompareBench& options) {
   for (const auto& peer : options.peers)
     rows.push_back(
         {.name = peer.name,
-         .setup = fmt::format("'{}' by /bin/sh, on a process of its own with as much memory of the same content "
-                              "that only looks at the clock. Stall: the longest time for which it did not, to "
-                              "0.2 ms. Durable: the command and a syncfs(2) behind it.",
-                              peer.command)});
+         .setup = fmt::format(
+             "'{}' by /bin/sh, on a process of its own with as much memory of the same content "
+             "that only looks at the clock. Stall: the longest time for which it did not; "
+             "beside it, the same without a checkpoint, for as long. Durable: the command and a syncfs(2) behind it.",
+             peer.command)});
   return rows;
 }
 
@@ -79,6 +81,7 @@ class CompareRun {
   Status by_write();
   Status by_fork();
   Status by_peer(std::size_t index);
+  static Result<std::uint64_t> idle_gap_ns(Victim& victim, std::uint64_t for_ns);
   Status checkpoint(Engine& engine, MethodRow& row, bool counted);
   static void add_epoch(MethodRow& row, std::uint64_t begin_ns, std::uint64_t took_ns, std::uint64_t durable_at_ns);
   Status restore_varve();
@@ -212,6 +215,19 @@ Status CompareRun::by_fork() {
   return {};
 }
 
+// The longest gap of a process that nobody checkpoints: of a time as long as the checkpoint, up to a bound, since the
+// longer one looks, the longer are the times for which the kernel runs somebody else.
+Result<std::uint64_t> CompareRun::idle_gap_ns(Victim& victim, std::uint64_t for_ns) {
+  constexpr std::uint64_t kShortest = 50'000'000, kLongest = 10'000'000'000;
+  const std::uint64_t until = monotonic_ns() + std::clamp(for_ns, kShortest, kLongest);
+  victim.forget_gaps();
+  while (monotonic_ns() < until) {
+    VARVE_TRY(check_interrupted());
+    usleep(10'000);
+  }
+  return victim.longest_gap_ns();
+}
+
 Status CompareRun::by_peer(std::size_t index) {
   MethodRow& row = rows_[kFirstPeer + index];
   if (!row.failure.empty()) return {};  // once is enough
@@ -224,9 +240,12 @@ Status CompareRun::by_peer(std::size_t index) {
     row.failure = run.failure;
     return {};
   }
-  usleep(50'000);  // what was killed may take a moment to be gone
-  // One that was ended by its checkpoint has no stall: it never went on.
-  if (victim.alive()) row.stall.add(victim.longest_gap_ns());
+  usleep(50'000);        // what was killed may take a moment to be gone
+  if (victim.alive()) {  // one that was ended by its checkpoint has no stall: it never went on
+    row.stall.add(victim.longest_gap_ns());
+    VARVE_TRY_ASSIGN(const std::uint64_t idle_ns, idle_gap_ns(victim, run.ns));
+    row.idle.add(idle_ns);
+  }
   row.durable.add(run.ns);
   if (const std::uint64_t bytes = Scratch::allocated_bytes(directory); bytes > 0) row.bytes.add(bytes);
   return {};
@@ -265,6 +284,7 @@ nlohmann::json as_json(const MethodRow& row, const WorkloadShape& shape, const S
           {"setup", row.setup},
           {"failed", row.failure.empty() ? nlohmann::json() : nlohmann::json(row.failure)},
           {"stall_ns", row.stall.json()},
+          {"idle_gap_ns", row.idle.json()},
           {"durable_ns", row.durable.json()},
           {"disk_bytes", row.bytes.json()},
           {"restore_ns", row.restore.json()},
@@ -277,12 +297,16 @@ std::string slower_text(const MethodRow& row, const Samples& plain) {
   return format_percent(row.epoch.median() / plain.median() - 1);
 }
 
+std::string idle_text(const MethodRow& row) {
+  return row.idle.empty() ? "" : fmt::format("; idle {}", format_ns(row.idle.median()));
+}
+
 std::string beside_text(const MethodRow& row) { return row.beside.empty() ? "-" : format_percent(row.beside.median()); }
 
 std::vector<std::string> cells_of(const MethodRow& row, const Samples& plain) {
   const auto bytes = row.bytes.empty() ? "-" : format_bytes(static_cast<std::uint64_t>(row.bytes.median()));
   return {row.name,
-          row.failure.empty() ? row.stall.text_ns() : "failed",
+          row.failure.empty() ? row.stall.text_ns() + idle_text(row) : "failed",
           row.durable.text_ns(),
           bytes,
           row.restore.text_ns(),
@@ -319,10 +343,15 @@ ReportSection section_of(const std::vector<MethodRow>& rows, const WorkloadShape
     }
     return groups;
   };
-  section.plots = {plot::bars({"Stall", "", "ns"}, {"the program stands still"}, group(&MethodRow::stall), true),
-                   plot::bars({"To durable", "", "ns"}, {"begin to durable"}, group(&MethodRow::durable), true),
-                   plot::bars({"On disk", "", "bytes"}, {"bytes for a checkpoint"}, group(&MethodRow::bytes), true),
-                   plot::bars({"Restore", "", "ns"}, {"to memory that is right"}, group(&MethodRow::restore))};
+  auto stalls = group(&MethodRow::stall);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (!rows[i].idle.empty()) stalls[i].bars.push_back(bar_of(1, rows[i].idle, true));
+  section.plots = {
+      plot::bars({"Stall", "", "ns"},
+                 {"the program stands still", "the same for a peer's process without a checkpoint"}, stalls, true),
+      plot::bars({"To durable", "", "ns"}, {"begin to durable"}, group(&MethodRow::durable), true),
+      plot::bars({"On disk", "", "bytes"}, {"bytes for a checkpoint"}, group(&MethodRow::bytes), true),
+      plot::bars({"Restore", "", "ns"}, {"to memory that is right"}, group(&MethodRow::restore))};
   std::vector<std::vector<std::string>> cells, setups;
   for (const auto& row : rows) {
     cells.push_back(cells_of(row, plain));
