@@ -326,19 +326,23 @@ TEST_F(ToolsBench, WhatIsNotItsOwnIsNeverTouched) {
 }
 
 TEST_F(ToolsBench, WrongOptionsExitWith2) {
-  for (const auto& words : std::vector<std::vector<std::string>>{{"stall", "--size", "huge"},
-                                                                 {"stall", "--dirty", "200%"},
-                                                                 {"stall", "--pattern", "polka"},
-                                                                 {"stall", "--tracker", "polka"},
-                                                                 {"throughput", "--data", "polka"},
-                                                                 {"stall", "--workload", "polka"},
-                                                                 {"stall", "--html"},
-                                                                 {"stall", "--html", ""},
-                                                                 {"compare", "--peer", "criu"},
-                                                                 {"compare", "--peer", "=dump {pid}"},
-                                                                 {"compare", "--peer", "criu=dump"},
-                                                                 {"all", "--size", "huge"},
-                                                                 {"polka"}}) {
+  for (const auto& words :
+       std::vector<std::vector<std::string>>{{"stall", "--size", "huge"},
+                                             {"stall", "--dirty", "200%"},
+                                             {"stall", "--pattern", "polka"},
+                                             {"stall", "--tracker", "polka"},
+                                             {"throughput", "--data", "polka"},
+                                             {"stall", "--workload", "polka"},
+                                             {"stall", "--html"},
+                                             {"stall", "--html", ""},
+                                             {"compare", "--peer", "criu"},
+                                             {"compare", "--peer", "=dump {pid}"},
+                                             {"compare", "--peer", "criu=dump"},
+                                             {"compare", "--peer", "write=true {pid}"},
+                                             {"compare", "--peer", "a=true {pid}", "--peer", "a=false {pid}"},
+                                             {"all", "--size", "huge"},
+                                             {"all", "--quick", "--keep"},
+                                             {"polka"}}) {
     const Outcome outcome = bench(words);
     EXPECT_EQ(outcome.exit_code, 2) << words.back() << outcome.out;
     EXPECT_THAT(outcome.err, HasSubstr("--help"));

@@ -32,8 +32,8 @@ Result<BenchResult> all_stalls(const AllOptions& options) {
                    .full_writes = options.quick ? 1U : 5U};
     set_workload(plan.shape, name);
     Progress progress(fmt::format("ckpt-bench all, stall of {}", name), options.setup.common.show_progress());
-    VARVE_TRY_ASSIGN(auto scratch,
-                     Scratch::create(options.setup.store, disk_bound(options.setup, plan.shape.bytes), false));
+    VARVE_TRY_ASSIGN(auto scratch, Scratch::create(options.setup.store, disk_bound(options.setup, plan.shape.bytes),
+                                                   options.setup.keep));
     VARVE_TRY_ASSIGN(auto row, measure_stall(options.setup, plan, scratch, progress));
     rows.push_back(std::move(row));
   }
@@ -112,6 +112,7 @@ BenchCommand add_all(CLI::App& parent) {
   add_size(*app, "--size", options->bytes, "of the protected memory (0: 64 MiB with --quick, else 1 GiB)");
   add_back_ends(*app, options->setup.back_ends);
   add_setup(*app, options->setup);
+  app->remove_option(app->get_option("--keep"));  // each measurement removes the store of the one before
   add_html(*app, options->setup);
   add_footer(*app,
              "  ckpt-bench all --quick --store /scratch/bench --html report.html\n"

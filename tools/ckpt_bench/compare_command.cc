@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -29,6 +30,7 @@ namespace {
 constexpr unsigned kDeltas = 3;  // counted in each turn
 constexpr unsigned kWarmUp = 2;  // deltas before them
 enum Method : std::size_t { kDelta, kFull, kWrite, kFork, kFirstPeer };
+constexpr std::array<const char*, kFirstPeer> kNames = {"varve, delta", "varve, full", "write", "fork"};
 
 struct MethodRow {
   std::string name;
@@ -42,17 +44,17 @@ struct MethodRow {
 
 std::vector<MethodRow> method_rows(const CompareBench& options) {
   std::vector<MethodRow> rows(kFirstPeer);
-  rows[kDelta] = {.name = "varve, delta",
+  rows[kDelta] = {.name = kNames[kDelta],
                   .setup =
                       "Engine::checkpoint() after each epoch: what the epoch changed. Stall: the call. Restored from "
                       "the full image and the deltas behind it, opening the store included."};
-  rows[kFull] = {.name = "varve, full", .setup = "the first checkpoint() of an engine: everything. Stall: the call."};
-  rows[kWrite] = {.name = "write",
+  rows[kFull] = {.name = kNames[kFull], .setup = "the first checkpoint() of an engine: everything. Stall: the call."};
+  rows[kWrite] = {.name = kNames[kWrite],
                   .setup =
                       "write(2) of all memory in pieces of 8 MiB to a fresh file, and fdatasync(2); the program waits. "
                       "Restored by read(2) into fresh memory, from the disk."};
   rows[kFork] = {
-      .name = "fork",
+      .name = kNames[kFork],
       .setup =
           "fork(2), and the child does what 'write' does, with its fdatasync(2), as libckpt did; the program "
           "goes on, and copies each page that it writes first. Stall: the fork. The file is that of 'write'."};
@@ -401,6 +403,10 @@ void add_peers(CLI::App& command, CompareBench& options) {
     for (const auto& text : texts) {
       auto peer = parse_peer(text);
       if (!peer) throw CLI::ValidationError("--peer: " + peer.error().message());
+      const auto same = [&peer](const auto& name) { return name == peer->name; };
+      if (std::any_of(kNames.begin(), kNames.end(), same) ||
+          std::any_of(options.peers.begin(), options.peers.end(), [&](const Peer& other) { return same(other.name); }))
+        throw CLI::ValidationError("--peer: there is a row '" + peer->name + "' already: choose another name");
       options.peers.push_back(std::move(peer).value());
     }
   };
