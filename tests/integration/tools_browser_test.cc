@@ -153,5 +153,28 @@ TEST_F(ToolsBrowser, DrawsTheBenchmark) {
   EXPECT_GE(count(opened.dom, "<rect"), 3u * 2);
 }
 
+TEST_F(ToolsBrowser, DrawsEverythingInOneReport) {
+  run({"tools/ckpt-bench", "all", "--quick", "--size", "4MiB", "--store", store_, "--html", page_});
+  const auto opened = open_whole_page();
+  EXPECT_EQ(plots(opened, "heatmap"), 5u) << "of each kind of program";
+  EXPECT_EQ(plots(opened, "stages"), 2u);
+  EXPECT_EQ(plots(opened, "distribution"), 1u);
+  EXPECT_GE(plots(opened, "bars"), 10u);
+  for (const char* name : {"varve, delta", "fork", "key-value", "particles"}) EXPECT_THAT(opened.dom, HasSubstr(name));
+}
+
+TEST_F(ToolsBrowser, DrawsAComparisonInWhichAPeerFails) {
+  run({"tools/ckpt-bench", "compare", "--size", "4MiB", "--repetitions", "2", "--store", store_, "--html", page_,
+       "--peer", "saves <b>=head -c 100000 /dev/zero > {dir}/image; : {pid}", "--peer",
+       "breaks=echo '</script><img src=x>' >&2; exit 3; {pid}"});
+  const auto opened = open_whole_page();
+  EXPECT_EQ(plots(opened, "bars"), 4u);
+  EXPECT_EQ(plots(opened, "table"), 2u);
+  EXPECT_THAT(opened.dom, HasSubstr("exit status 3"));
+  EXPECT_THAT(opened.dom, HasSubstr("without a checkpoint")) << "the floor of a peer's stall";
+  EXPECT_EQ(count(opened.dom, "<img"), 0u) << "what a peer says became markup";
+  EXPECT_EQ(count(opened.dom, "<b>"), 0u) << "a peer's name became markup";
+}
+
 }  // namespace
 }  // namespace varve::test
