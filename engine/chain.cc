@@ -200,11 +200,12 @@ Status read_region(storage::Store& store, const RegionRecord& record, std::uint6
     if (chunk.kind != storage::RunKind::named || extent.offset >= end || extent.offset + extent.bytes <= offset) return;
     requests.push_back({chunk.name, static_cast<std::uint32_t>(extent.bytes), extent.offset});
   });
-  VARVE_TRY(store.read_chunks(requests, storage::kAllProcessors, [&](std::uint64_t at, std::span<const std::byte> chunk) {
-    const auto begin = std::max(at, offset);
-    const auto stop = std::min(at + chunk.size(), end);
-    std::memcpy(content.data() + (begin - offset), chunk.data() + (begin - at), stop - begin);
-  }));
+  VARVE_TRY(
+      store.read_chunks(requests, storage::kAllProcessors, [&](std::uint64_t at, std::span<const std::byte> chunk) {
+        const auto begin = std::max(at, offset);
+        const auto stop = std::min(at + chunk.size(), end);
+        std::memcpy(content.data() + (begin - offset), chunk.data() + (begin - at), stop - begin);
+      }));
   for (const auto& range : record.excluded) {
     const auto begin = std::max(range.offset, offset);
     const auto stop = std::min(range.offset + range.bytes, end);

@@ -168,9 +168,10 @@ AddressRange LazyRestore::memory_of(std::uint64_t tag) const {
 }
 
 Status LazyRestore::read(std::span<const storage::ChunkRequest> requests, WhenChanging when) {
-  return source_.store.read_chunks(requests, source_.threads, [this, when](std::uint64_t tag, std::span<const std::byte> content) {
-    if (!stopping_.load(std::memory_order_relaxed)) deliver(tag, content, when);
-  });
+  return source_.store.read_chunks(requests, source_.threads,
+                                   [this, when](std::uint64_t tag, std::span<const std::byte> content) {
+                                     if (!stopping_.load(std::memory_order_relaxed)) deliver(tag, content, when);
+                                   });
 }
 
 void LazyRestore::deliver(std::uint64_t tag, std::span<const std::byte> content, WhenChanging when) {

@@ -170,9 +170,10 @@ Result<ShadowMemory> restore(storage::Store& store, const std::string& chain, st
       places.push_back(region.content.data() + extent.offset);
     }
   }
-  VARVE_TRY(store.read_chunks(requests, storage::kAllProcessors, [&](std::uint64_t tag, std::span<const std::byte> content) {
-    std::memcpy(places[static_cast<std::size_t>(tag)], content.data(), content.size());
-  }));
+  VARVE_TRY(
+      store.read_chunks(requests, storage::kAllProcessors, [&](std::uint64_t tag, std::span<const std::byte> content) {
+        std::memcpy(places[static_cast<std::size_t>(tag)], content.data(), content.size());
+      }));
   return memory;
 }
 
