@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sequential writing as a store does it: 512 KiB a piece by O_DIRECT into a preallocated file, several in flight, then
-// one sync; both back ends, by queue depth. And random reads of 64 KiB, in batches. The files lie in $TMPDIR
-// or /var/tmp.
+// one sync; both back ends, by queue depth. And random reads of 64 KiB, by several threads. The files lie
+// in $TMPDIR or /var/tmp.
 #include <stdlib.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <benchmark/benchmark.h>
 
@@ -91,26 +94,32 @@ void BM_WriteAndSync(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kFileBytes));
 }
 
-void BM_ReadBatch(benchmark::State& state) {
+/// Scattered reads by as many threads as the argument says.
+void BM_ReadByThreads(benchmark::State& state) {
   const BenchDirectory directory;
   const auto io = open_bench(state, directory.path());
   if (io == nullptr) return;
   auto file = io->open("data", OpenMode::create_direct).value();
   if (!write_file(*file, noise(kPiece))) return state.SkipWithError("write failed");
-  constexpr std::size_t kRequests = 256;
-  AlignedBuffer memory(kRequests * kReadBytes);
+  constexpr std::size_t kReads = 256;
+  const auto threads_count = static_cast<std::size_t>(state.range(1));
+  AlignedBuffer memory(threads_count * kReadBytes);
   std::memset(memory.data(), 0, memory.size());
-  std::vector<ReadRequest> requests(kRequests);
-  std::uint64_t place = 1;
+  std::atomic<bool> failed{false};
   for (auto _ : state) {
-    for (std::size_t i = 0; i < kRequests; ++i) {
-      place = place * 6364136223846793005U + 1442695040888963407U;
-      requests[i] = {.offset = (place >> 33) % (kFileBytes / kReadBytes) * kReadBytes,
-                     .into = memory.span().subspan(i * kReadBytes, kReadBytes)};
-    }
-    if (!file->read_batch(requests)) return state.SkipWithError("read failed");
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < threads_count; ++i)
+      threads.emplace_back([&, i] {
+        std::uint64_t place = i + 1;
+        for (std::size_t k = 0; k < kReads / threads_count; ++k) {
+          place = place * 6364136223846793005U + 1442695040888963407U;
+          const std::uint64_t offset = (place >> 33) % (kFileBytes / kReadBytes) * kReadBytes;
+          if (!file->read(offset, memory.span().subspan(i * kReadBytes, kReadBytes))) failed = true;
+        }
+      });
   }
-  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(memory.size()));
+  if (failed) return state.SkipWithError("read failed");
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kReads * kReadBytes));
 }
 
 /// Latency of the smallest commit: one block, one sync.
@@ -135,9 +144,9 @@ BENCHMARK(BM_WriteAndSync)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime()
     ->MinTime(2);
-BENCHMARK(BM_ReadBatch)
-    ->ArgNames({"posix", "depth"})
-    ->ArgsProduct({{0, 1}, {4, 16}})
+BENCHMARK(BM_ReadByThreads)
+    ->ArgNames({"posix", "threads"})
+    ->ArgsProduct({{1}, {1, 4, 8, 16}})
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 BENCHMARK(BM_BlockAndSync)

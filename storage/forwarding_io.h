@@ -27,7 +27,6 @@ class ForwardingFile : public File {
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
     return inner_->read(offset, into);
   }
-  Status read_batch(std::span<ReadRequest> requests) override { return inner_->read_batch(requests); }
   Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
     return inner_->submit_write(offset, bytes);
   }

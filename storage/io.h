@@ -35,13 +35,6 @@ std::optional<IoKind> parse_io(std::string_view name);
 /// Alignment of offsets, lengths and buffers that every direct write keeps; also the alignment of images in a segment.
 inline constexpr std::size_t kIoAlignment = 4096;
 
-struct ReadRequest {
-  std::uint64_t offset = 0;
-  std::span<std::byte> into;
-  /// Out: bytes read; fewer than asked for only at the end of the file.
-  std::size_t read_bytes = 0;
-};
-
 class File {
  public:
   virtual ~File() = default;  // waits for submitted writes; closes
@@ -53,8 +46,6 @@ class File {
 
   /// Reads until `into` is full or the file ends; returns the number of bytes. Sees writes that have ended.
   virtual Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) = 0;
-  /// Reads all requests, many at once, in any order.
-  virtual Status read_batch(std::span<ReadRequest> requests) = 0;
 
   /// Starts a write. The bytes must stay as they are until drain() has returned, or until `completed_writes()` says
   /// so. Blocks while the queue (bounded) is full. Errors may come late: drain() returns the first one; until then
@@ -129,7 +120,7 @@ class Io {
 
 struct IoOptions {
   std::optional<IoKind> kind;   ///< empty: VARVE_IO decides, else uring where probing finds it, else posix
-  unsigned queue_depth = 16;    ///< writes, and reads of a batch, in flight of each file, at most (1 to 256)
+  unsigned queue_depth = 16;    ///< writes in flight of each file, at most (1 to 256)
   bool allow_direct = true;     ///< false: always buffered
   bool create = true;           ///< make the directory when missing (its parent must exist)
   bool allow_foreign = false;   ///< accept a directory of another owner, or writable by others

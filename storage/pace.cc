@@ -30,12 +30,6 @@ class PacedReadFile final : public ForwardingFile {
     if (!pace_.take(into.size())) return stopped_error("read", name());
     return ForwardingFile::read(offset, into);
   }
-  Status read_batch(std::span<ReadRequest> requests) override {
-    std::uint64_t bytes = 0;
-    for (const ReadRequest& request : requests) bytes += request.into.size();
-    if (!pace_.take(bytes)) return stopped_error("read", name());
-    return ForwardingFile::read_batch(requests);
-  }
 
  private:
   Pace& pace_;

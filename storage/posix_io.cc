@@ -2,8 +2,6 @@
 #include "storage/posix_io.h"
 
 #include <algorithm>
-#include <atomic>
-#include <optional>
 
 #include "base/check.h"
 #include "base/mutex.h"
@@ -14,62 +12,8 @@
 namespace varve::storage {
 namespace {
 
-/// Each thread has one transfer under way.
+/// Each thread has one write under way.
 constexpr unsigned kThreadsMax = 8;
-
-/// Requests of one read_batch(); the caller and some threads take the next one until none is left.
-class ReadBatch {
- public:
-  ReadBatch(const OpenFile& file, std::span<ReadRequest> requests) : file_(file), requests_(requests) {}
-
-  Status run(IoThreads& threads) {
-    const std::size_t wanted = std::min<std::size_t>(threads.threads_max(), requests_.size()) - 1;
-    for (std::size_t i = 0; i < wanted; ++i) {
-      {
-        MutexLock lock(mutex_);
-        ++helpers_;
-      }
-      if (threads.submit({&ReadBatch::help, this, 0})) continue;
-      MutexLock lock(mutex_);
-      --helpers_;
-      break;
-    }
-    work();
-    MutexLock lock(mutex_);
-    while (helpers_ != 0) ended_.wait(mutex_);
-    return error_ ? Status(*error_) : Status();
-  }
-
- private:
-  static void help(void* self, std::uint64_t) {
-    auto* batch = static_cast<ReadBatch*>(self);
-    batch->work();
-    MutexLock lock(batch->mutex_);
-    --batch->helpers_;
-    // SAFETY: notified under the lock; the batch is on the caller's stack and ends when the caller has the lock again.
-    batch->ended_.notify_all();
-  }
-  void work() {
-    for (std::size_t i = next_.fetch_add(1); i < requests_.size(); i = next_.fetch_add(1)) {
-      const Result<std::size_t> bytes = file_.read(requests_[i].offset, requests_[i].into);
-      if (bytes) {
-        requests_[i].read_bytes = *bytes;
-        continue;
-      }
-      next_.store(requests_.size());
-      MutexLock lock(mutex_);
-      if (!error_) error_ = bytes.error();
-    }
-  }
-
-  const OpenFile& file_;
-  const std::span<ReadRequest> requests_;
-  std::atomic<std::size_t> next_{0};
-  Mutex mutex_;
-  Condition ended_;
-  std::size_t helpers_ VARVE_GUARDED_BY(mutex_) = 0;
-  std::optional<Error> error_ VARVE_GUARDED_BY(mutex_);
-};
 
 class PosixFile final : public File {
  public:
@@ -85,7 +29,6 @@ class PosixFile final : public File {
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
     return file_.read(offset, into);
   }
-  Status read_batch(std::span<ReadRequest> requests) override;
   Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
   std::uint64_t completed_writes() override;
   Status wait_writes(std::uint64_t count) override;
@@ -198,12 +141,6 @@ Status PosixFile::allocate(std::uint64_t offset, std::uint64_t bytes) {
 Status PosixFile::truncate(std::uint64_t size_bytes) {
   if (file_.owned()) wait_idle();
   return file_.truncate(size_bytes);
-}
-
-Status PosixFile::read_batch(std::span<ReadRequest> requests) {
-  if (requests.empty()) return {};
-  if (!file_.owned()) return file_.refusal("read");
-  return ReadBatch(file_, requests).run(*threads_);
 }
 
 class PosixIo final : public DirectoryIo {

@@ -25,7 +25,6 @@ class UringFile final : public File {
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override {
     return file_.read(offset, into);
   }
-  Status read_batch(std::span<ReadRequest> requests) override;
   Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
   std::uint64_t completed_writes() override;
   Status wait_writes(std::uint64_t count) override;
@@ -37,7 +36,6 @@ class UringFile final : public File {
  private:
   void take(bool wait);
   void wait_until(std::uint64_t count);
-  Status read_one(ReadRequest& request);
 
   OpenFile file_;
   const std::shared_ptr<RingPool> rings_;
@@ -48,7 +46,7 @@ class UringFile final : public File {
 /// Marks writes that have ended. The ring goes back to the pool with the last one.
 void UringFile::take(bool wait) {
   for (const Ring::Ended& ended : ring_->take(wait)) {
-    const auto& write = ended.transfer;
+    const auto& write = ended.write;
     if (ended.os_errno != 0) prefix_.fail(write.tag, file_.write_error(write.offset, ended.os_errno));
     prefix_.end(write.tag);
   }
@@ -73,13 +71,7 @@ Status UringFile::submit_write(std::uint64_t offset, std::span<const std::byte> 
     prefix_.end(index);
     return {};
   }
-  // SAFETY: the ring only reads the memory of a write.
-  ring_->add({.file = &file_,
-              .write = true,
-              .memory = const_cast<std::byte*>(bytes.data()),
-              .bytes = bytes.size(),
-              .offset = offset,
-              .tag = index});
+  ring_->add({.file = &file_, .bytes = bytes, .offset = offset, .tag = index});
   ring_->submit();
   return {};
 }
@@ -121,42 +113,6 @@ Status UringFile::allocate(std::uint64_t offset, std::uint64_t bytes) {
 Status UringFile::truncate(std::uint64_t size_bytes) {
   if (file_.owned()) wait_until(prefix_.submitted());
   return file_.truncate(size_bytes);
-}
-
-Status UringFile::read_one(ReadRequest& request) {
-  VARVE_TRY_ASSIGN(request.read_bytes, file_.read(request.offset, request.into));
-  return {};
-}
-
-Status UringFile::read_batch(std::span<ReadRequest> requests) {
-  if (!file_.owned()) return file_.refusal("read");
-  std::unique_ptr<Ring> ring = requests.size() > 1 ? rings_->get() : nullptr;
-  std::size_t next = 0;
-  Status status;
-  // After an error nothing more is started, but what is in flight writes into the caller's memory: wait for it.
-  while ((next < requests.size() && status) || (ring != nullptr && !ring->idle())) {
-    while (next < requests.size() && status && (ring == nullptr || !ring->full())) {
-      ReadRequest& request = requests[next++];
-      if (ring == nullptr || request.into.empty() || !file_.aligned(request.offset, request.into)) {
-        status = read_one(request);
-        continue;
-      }
-      ring->add({.file = &file_,
-                 .write = false,
-                 .memory = request.into.data(),
-                 .bytes = request.into.size(),
-                 .offset = request.offset,
-                 .tag = next - 1});
-    }
-    if (ring == nullptr || ring->idle()) continue;
-    ring->submit();
-    for (const Ring::Ended& ended : ring->take(true)) {
-      requests[ended.transfer.tag].read_bytes = ended.done;
-      if (ended.os_errno != 0 && status) status = file_.read_error(ended.transfer.offset + ended.done, ended.os_errno);
-    }
-  }
-  if (ring != nullptr) rings_->put(std::move(ring));
-  return status;
 }
 
 class UringIo final : public DirectoryIo {

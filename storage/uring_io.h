@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The `uring` back end: io_uring at a bounded depth. One call submits a transfer, none is needed to see it end, and no
-// thread of ours is involved. Where a ring can't be had any more, files go on with pread(2) and pwrite(2).
+// The `uring` back end: io_uring at a bounded depth. One call submits a write, none is needed to see it end, and no
+// thread of ours is involved. Where a ring can't be had any more, files go on with pwrite(2).
 #pragma once
 
 #include <memory>

@@ -24,7 +24,7 @@ std::atomic<unsigned> ring_memory_handed_over{0};
 
 /// Idle rings kept for later; each is some tens of KiB.
 constexpr std::size_t kIdleRingsMax = 4;
-/// io_uring takes 32 bits of length; a transfer beyond this goes in parts.
+/// io_uring takes 32 bits of length; a write beyond this goes in parts.
 constexpr std::size_t kPartBytesMax = std::size_t{1} << 30;
 
 /// 0, 1 (refused to those outside a group) or 2 (to all); -1 when this kernel has no such switch (before 6.6).
@@ -115,11 +115,11 @@ Ring::~Ring() {
   io_uring_queue_exit(&ring_);
 }
 
-void Ring::add(const Transfer& transfer) {
+void Ring::add(const Write& write) {
   VARVE_CHECK(!full());
   const std::uint32_t index = free_slots_.back();
   free_slots_.pop_back();
-  slots_[index] = Slot{.transfer = transfer, .done = 0, .retry = {}};
+  slots_[index] = Slot{.write = write, .done = 0, .retry = {}};
   prepare(index);
 }
 
@@ -129,13 +129,9 @@ void Ring::prepare(std::uint32_t index) {
   const Slot& slot = slots_[index];
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   VARVE_CHECK(sqe != nullptr);  // as many entries as slots, and a slot has at most one
-  std::byte* const memory = slot.transfer.memory + slot.done;
-  const auto bytes = static_cast<unsigned>(std::min(slot.transfer.bytes - slot.done, kPartBytesMax));
-  const std::uint64_t offset = slot.transfer.offset + slot.done;
-  if (slot.transfer.write)
-    io_uring_prep_write(sqe, slot.transfer.file->fd(), memory, bytes, offset);
-  else
-    io_uring_prep_read(sqe, slot.transfer.file->fd(), memory, bytes, offset);
+  const auto rest = slot.write.bytes.subspan(slot.done);
+  io_uring_prep_write(sqe, slot.write.file->fd(), rest.data(),
+                      static_cast<unsigned>(std::min(rest.size(), kPartBytesMax)), slot.write.offset + slot.done);
   io_uring_sqe_set_data64(sqe, index);
 }
 
@@ -161,24 +157,14 @@ void Ring::submit() {
 void Ring::serve_by_other_calls() {
   // SAFETY: the submission queue still holds entries for these; the ring is never entered again, so they are dead.
   for (const std::uint32_t index : std::exchange(queued_, {})) {
-    Slot& slot = slots_[index];
-    const Transfer& transfer = slot.transfer;
-    const std::span<std::byte> rest(transfer.memory + slot.done, transfer.bytes - slot.done);
-    if (transfer.write) {
-      const int os_errno = transfer.file->write_all(transfer.offset + slot.done, rest);
-      if (os_errno == 0) slot.done = transfer.bytes;
-      end(index, os_errno);
-      continue;
-    }
-    const Result<std::size_t> bytes = transfer.file->read(transfer.offset + slot.done, rest);
-    if (bytes) slot.done += *bytes;
-    end(index, bytes ? 0 : bytes.error().os_errno());
+    const Slot& slot = slots_[index];
+    end(index, slot.write.file->write_all(slot.write.offset + slot.done, slot.write.bytes.subspan(slot.done)));
   }
 }
 
 std::vector<Ring::Ended> Ring::take(bool wait) {
   reap();
-  submit();  // continuations of short transfers, and what the kernel would not take before
+  submit();  // continuations of short writes, and what the kernel would not take before
   while (wait && ended_.empty()) {
     VARVE_CHECK(in_kernel_ != 0);
     wait_for_completion();
@@ -210,26 +196,19 @@ void Ring::wait_for_completion() {
 
 void Ring::complete(std::uint32_t index, int result) {
   Slot& slot = slots_[index];
-  const Transfer& transfer = slot.transfer;
   if (result < 0) {
     if (slot.retry.again(-result)) return prepare(index);
     return end(index, -result);
   }
-  const auto moved = static_cast<std::size_t>(result);
-  const std::size_t whole = transfer.file->settled(slot.done + moved);
-  // A read ends at the end of the file: nothing more, or by O_DIRECT not a whole block.
-  if (!transfer.write && (moved == 0 || whole != slot.done + moved)) {
-    slot.done += moved;
-    return end(index, 0);
-  }
-  const std::size_t before = std::exchange(slot.done, whole);
-  if (slot.done == transfer.bytes) return end(index, 0);
+  const std::size_t before = slot.done;
+  slot.done = slot.write.file->settled(before + static_cast<std::size_t>(result));
+  if (slot.done == slot.write.bytes.size()) return end(index, 0);
   if (slot.done == before && !slot.retry.again(EAGAIN)) return end(index, EIO);  // no progress: not for ever
   prepare(index);
 }
 
 void Ring::end(std::uint32_t index, int os_errno) {
-  ended_.push_back({.transfer = slots_[index].transfer, .os_errno = os_errno, .done = slots_[index].done});
+  ended_.push_back({.write = slots_[index].write, .os_errno = os_errno});
   free_slots_.push_back(index);
 }
 

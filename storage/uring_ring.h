@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ring: one io_uring and the transfers in it. Goes on after short transfers and after "later" from the kernel. If the
-// kernel stops to take submissions while the ring is in use (a seccomp filter that the program installed since, no
-// memory), what is in flight is waited for, and everything else is done by pread and pwrite: no transfer is lost.
+// Ring: one io_uring and the writes in it. Goes on after short writes and after "later" from the kernel. If the kernel
+// stops to take submissions while the ring is in use (a seccomp filter that the program installed since, no memory),
+// what is in flight is waited for, and everything else is done by pwrite: no write is lost.
 //
-// RingPool keeps rings that are not in use, so that a file has one only while it has transfers in flight.
+// RingPool keeps rings that are not in use, so that a file has one only while it has writes in flight.
 //
 // The ring's memory is MADV_DONTFORK and its descriptor is closed in forked children: a child could submit to and take
 // completions from its parent's ring.
@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/mutex.h"
@@ -28,18 +29,15 @@ namespace varve::storage {
 
 class Ring {
  public:
-  struct Transfer {
+  struct Write {
     const OpenFile* file = nullptr;
-    bool write = false;
-    std::byte* memory = nullptr;  ///< of a write only read
-    std::size_t bytes = 0;
+    std::span<const std::byte> bytes;
     std::uint64_t offset = 0;
     std::uint64_t tag = 0;  ///< the caller's own
   };
   struct Ended {
-    Transfer transfer;
+    Write write;
     int os_errno = 0;
-    std::size_t done = 0;  ///< fewer than asked for: a read that met the end of the file, or an error
   };
 
   /// Sets up a ring and completes a no-op in it. The error's cause says why the kernel refuses.
@@ -55,14 +53,14 @@ class Ring {
   bool healthy() const { return !refused_; }
 
   /// REQUIRES: !full(). Queues it; submit() tells the kernel.
-  void add(const Transfer& transfer);
+  void add(const Write& write);
   void submit();
   /// Takes what has ended. With `wait`, waits for at least one. REQUIRES: !wait or !idle().
   std::vector<Ended> take(bool wait);
 
  private:
   struct Slot {
-    Transfer transfer;
+    Write write;
     std::size_t done = 0;
     Retry retry;
   };

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -169,37 +171,36 @@ TEST_P(IoContract, FilesOutliveTheirIo) {
   EXPECT_EQ(file->size_bytes().value(), 2 * content.size());
 }
 
-TEST_P(IoContract, BatchesReadManyPlacesAtOnce) {
+TEST_P(IoContract, ManyThreadsReadOneFileAtAnyPlace) {
   auto io = open();
   const auto content = random_bytes(200001, 7);
+  {
+    auto file = io->open("data", OpenMode::create).value();
+    ASSERT_TRUE(file->submit_write(0, content));
+    ASSERT_TRUE(file->drain());
+  }
   for (const OpenMode mode : {OpenMode::read, OpenMode::write_direct, OpenMode::read_direct}) {
-    if (mode == OpenMode::read) {
-      auto file = io->open("data", OpenMode::create).value();
-      ASSERT_TRUE(file->submit_write(0, content));
-      ASSERT_TRUE(file->drain());
-    }
     auto file = io->open("data", mode).value();
-    std::mt19937 generator(8);
-    AlignedBuffer memory(100 * 8192);
-    std::vector<ReadRequest> requests(100);
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      const bool aligned = i % 2 == 0;
-      requests[i].offset = aligned ? (generator() % 49) * kIoAlignment : generator() % 210000;
-      requests[i].into = memory.span().subspan(i * 8192, aligned ? 8192 : generator() % 8192);
-      requests[i].read_bytes = 12345;
-    }
-    ASSERT_TRUE(file->read_batch(requests));
-    for (const ReadRequest& request : requests) {
-      const std::size_t rest = request.offset < content.size() ? content.size() - request.offset : 0;
-      ASSERT_EQ(request.read_bytes, std::min(rest, request.into.size())) << "at " << request.offset;
-      EXPECT_TRUE(request.read_bytes == 0 ||
-                  std::memcmp(request.into.data(), content.data() + request.offset, request.read_bytes) == 0);
-    }
-    EXPECT_TRUE(file->read_batch({}));
+    const auto read_some = [&](unsigned seed) {
+      std::mt19937 generator(seed);
+      AlignedBuffer memory(8192);
+      for (unsigned i = 0; i < 50; ++i) {
+        const bool aligned = i % 2 == 0;
+        const std::size_t offset = aligned ? (generator() % 49) * kIoAlignment : generator() % 210000;
+        const auto into = memory.span().first(aligned ? 8192 : generator() % 8192);
+        const auto bytes = file->read(offset, into);
+        ASSERT_TRUE(bytes);
+        const std::size_t rest = offset < content.size() ? content.size() - offset : 0;
+        ASSERT_EQ(*bytes, std::min(rest, into.size())) << "at " << offset;
+        EXPECT_TRUE(*bytes == 0 || std::memcmp(into.data(), content.data() + offset, *bytes) == 0);
+      }
+    };
+    std::vector<std::jthread> threads;
+    for (unsigned seed = 0; seed < 4; ++seed) threads.emplace_back(read_some, seed);
   }
 }
 
-TEST_P(IoContract, BatchesTellThatAReadFailed) {
+TEST_P(IoContract, AReadThatFailsSaysSoOnce) {
   auto io = open();
   const auto content = random_bytes(100000, 1);
   auto file = io->open("data", OpenMode::create).value();
@@ -209,25 +210,22 @@ TEST_P(IoContract, BatchesTellThatAReadFailed) {
   constexpr std::size_t kBytes = 4096;
   void* closed = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(closed, MAP_FAILED);
-  std::vector<std::byte> memory(20 * kBytes);
-  std::vector<ReadRequest> requests(20);
-  for (std::size_t i = 0; i < requests.size(); ++i)
-    requests[i] = {.offset = i * kBytes, .into = std::span(memory).subspan(i * kBytes, kBytes)};
-  if (GetParam() == "simulated")
-    disk_.add_fault({.operation = test::SimulatedOperation::read, .nth = 8, .os_errno = EFAULT});
-  else
-    requests[7].into = {static_cast<std::byte*>(closed), kBytes};
-  const Status status = file->read_batch(requests);
-  ASSERT_FALSE(status);
-  EXPECT_EQ(status.error().os_errno(), EFAULT);
-  EXPECT_THAT(status.error().what(), HasSubstr("/data"));
-  requests[7].into = std::span(memory).subspan(7 * kBytes, kBytes);
-  EXPECT_TRUE(file->read_batch(requests)) << "an error is told once";
-  EXPECT_TRUE(std::equal(memory.begin(), memory.end(), content.begin()));
+  std::vector<std::byte> memory(kBytes);
+  std::span<std::byte> into(static_cast<std::byte*>(closed), kBytes);
+  if (GetParam() == "simulated") {
+    disk_.add_fault({.operation = test::SimulatedOperation::read, .nth = 1, .os_errno = EFAULT});
+    into = memory;
+  }
+  const auto refused = file->read(kBytes, into);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().os_errno(), EFAULT);
+  EXPECT_THAT(refused.error().what(), HasSubstr("/data"));
+  EXPECT_EQ(file->read(kBytes, memory).value(), kBytes);
+  EXPECT_TRUE(std::equal(memory.begin(), memory.end(), content.begin() + kBytes));
   munmap(closed, kBytes);
 }
 
-TEST_P(IoContract, BatchesReadWhileWritesAreInFlight) {
+TEST_P(IoContract, ReadsWhileWritesAreInFlight) {
   auto io = open();
   auto file = io->open("data", OpenMode::create).value();
   const auto content = random_bytes(40000, 9);
@@ -236,8 +234,8 @@ TEST_P(IoContract, BatchesReadWhileWritesAreInFlight) {
   for (std::size_t i = 0; i < 3; ++i) ASSERT_TRUE(file->submit_write(content.size() * (1 + i), content));
   std::vector<std::byte> first(100);
   std::vector<std::byte> second(100);
-  ReadRequest requests[] = {{.offset = 1, .into = first}, {.offset = 39900, .into = second}};
-  ASSERT_TRUE(file->read_batch(requests));
+  EXPECT_EQ(file->read(1, first).value(), 100U);
+  EXPECT_EQ(file->read(39900, second).value(), 100U);
   EXPECT_TRUE(std::equal(first.begin(), first.end(), content.begin() + 1));
   EXPECT_TRUE(std::equal(second.begin(), second.end(), content.end() - 100));
   ASSERT_TRUE(file->drain());

@@ -40,11 +40,6 @@ class HookedFile final : public storage::ForwardingFile {
     VARVE_TRY(hook_({HookedCall::Kind::read, name(), offset, into.size()}));
     return ForwardingFile::read(offset, into);
   }
-  Status read_batch(std::span<storage::ReadRequest> requests) override {
-    for (const storage::ReadRequest& request : requests)
-      VARVE_TRY(hook_({HookedCall::Kind::read, name(), request.offset, request.into.size()}));
-    return ForwardingFile::read_batch(requests);
-  }
 
  private:
   const Hook hook_;

@@ -16,7 +16,6 @@ namespace {
 
 using storage::File;
 using storage::OpenMode;
-using storage::ReadRequest;
 
 const std::string kDirectory = "/simulated";
 
@@ -46,7 +45,6 @@ class SimulatedFile final : public File {
   bool direct() const override { return direct_; }
   Result<std::uint64_t> size_bytes() override;
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) override;
-  Status read_batch(std::span<ReadRequest> requests) override;
   Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
   std::uint64_t completed_writes() override;
   Status wait_writes(std::uint64_t count) override;
@@ -86,13 +84,6 @@ Result<std::size_t> SimulatedFile::read(std::uint64_t offset, std::span<std::byt
   VARVE_TRY(begin(SimulatedOperation::read, "read of"));
   land_some();
   return handle_.node->seen.read(offset, into);
-}
-
-Status SimulatedFile::read_batch(std::span<ReadRequest> requests) {
-  for (ReadRequest& request : requests) {
-    VARVE_TRY_ASSIGN(request.read_bytes, read(request.offset, request.into));
-  }
-  return {};
 }
 
 Status SimulatedFile::submit_write(std::uint64_t offset, std::span<const std::byte> bytes) {
