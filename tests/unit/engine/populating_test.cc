@@ -55,7 +55,7 @@ TEST_F(PopulatingTest, FaultsInWhatIsWantedAndNothingThatWasNotAdded) {
   populating.sort();
   EXPECT_EQ(resident_pages(), 0U);
   populating.prepare(range(0, kMiB));
-  for (const std::size_t page : {1, 2, 3, 6}) EXPECT_TRUE(resident(page * page_)) << page;
+  for (const std::size_t page : {1U, 2U, 3U, 6U}) EXPECT_TRUE(resident(page * page_)) << page;
   EXPECT_EQ(resident_pages(), 4U);
   populating.prepare(range(5 * kMiB, kMiB));  // between
   populating.prepare(range(14 * kMiB, kMiB));
