@@ -30,8 +30,7 @@ int until_not_interrupted(Call call) {
 }  // namespace
 
 bool Retry::again(int os_errno) {
-  // ECANCELED: io_uring, when the thread that submitted the transfer ended before it was served.
-  if (os_errno != EINTR && os_errno != EAGAIN && os_errno != ECANCELED) return false;
+  if (os_errno != EINTR && os_errno != EAGAIN) return false;
   if (left_ == 0) return false;
   --left_;
   if (os_errno == EAGAIN) usleep(1000);

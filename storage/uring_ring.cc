@@ -24,7 +24,7 @@ std::atomic<unsigned> ring_memory_handed_over{0};
 
 /// Idle rings kept for later; each is some tens of KiB.
 constexpr std::size_t kIdleRingsMax = 4;
-/// io_uring takes 32 bits of length; a write beyond this goes in parts.
+/// io_uring takes 32 bits of length; what a write has beyond this goes by pwrite(2).
 constexpr std::size_t kPartBytesMax = std::size_t{1} << 30;
 
 /// 0, 1 (refused to those outside a group) or 2 (to all); -1 when this kernel has no such switch (before 6.6).
@@ -119,7 +119,7 @@ void Ring::add(const Write& write) {
   VARVE_CHECK(!full());
   const std::uint32_t index = free_slots_.back();
   free_slots_.pop_back();
-  slots_[index] = Slot{.write = write, .done = 0, .retry = {}};
+  slots_[index] = Slot{.write = write, .done = 0};
   prepare(index);
 }
 
@@ -129,9 +129,8 @@ void Ring::prepare(std::uint32_t index) {
   const Slot& slot = slots_[index];
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   VARVE_CHECK(sqe != nullptr);  // as many entries as slots, and a slot has at most one
-  const auto rest = slot.write.bytes.subspan(slot.done);
-  io_uring_prep_write(sqe, slot.write.file->fd(), rest.data(),
-                      static_cast<unsigned>(std::min(rest.size(), kPartBytesMax)), slot.write.offset + slot.done);
+  io_uring_prep_write(sqe, slot.write.file->fd(), slot.write.bytes.data(),
+                      static_cast<unsigned>(std::min(slot.write.bytes.size(), kPartBytesMax)), slot.write.offset);
   io_uring_sqe_set_data64(sqe, index);
 }
 
@@ -157,14 +156,13 @@ void Ring::submit() {
 void Ring::serve_by_other_calls() {
   // SAFETY: the submission queue still holds entries for these; the ring is never entered again, so they are dead.
   for (const std::uint32_t index : std::exchange(queued_, {})) {
-    const Slot& slot = slots_[index];
-    end(index, slot.write.file->write_all(slot.write.offset + slot.done, slot.write.bytes.subspan(slot.done)));
+    end(index, write_rest(slots_[index]));
   }
 }
 
 std::vector<Ring::Ended> Ring::take(bool wait) {
   reap();
-  submit();  // continuations of short writes, and what the kernel would not take before
+  submit();  // what the kernel would not take before
   while (wait && ended_.empty()) {
     VARVE_CHECK(in_kernel_ != 0);
     wait_for_completion();
@@ -196,15 +194,16 @@ void Ring::wait_for_completion() {
 
 void Ring::complete(std::uint32_t index, int result) {
   Slot& slot = slots_[index];
-  if (result < 0) {
-    if (slot.retry.again(-result)) return prepare(index);
-    return end(index, -result);
-  }
-  const std::size_t before = slot.done;
-  slot.done = slot.write.file->settled(before + static_cast<std::size_t>(result));
-  if (slot.done == slot.write.bytes.size()) return end(index, 0);
-  if (slot.done == before && !slot.retry.again(EAGAIN)) return end(index, EIO);  // no progress: not for ever
-  prepare(index);
+  // ECANCELED: it needed a thread of the kernel's, and the user may have no more (RLIMIT_NPROC, a cgroup's pids.max),
+  // or the thread that submitted it has ended.
+  const bool later = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
+  if (result < 0 && !later) return end(index, -result);
+  if (result > 0) slot.done = slot.write.file->settled(static_cast<std::size_t>(result));
+  end(index, slot.done == slot.write.bytes.size() ? 0 : write_rest(slot));
+}
+
+int Ring::write_rest(const Slot& slot) {
+  return slot.write.file->write_all(slot.write.offset + slot.done, slot.write.bytes.subspan(slot.done));
 }
 
 void Ring::end(std::uint32_t index, int os_errno) {

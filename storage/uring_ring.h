@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ring: one io_uring and the writes in it. Goes on after short writes and after "later" from the kernel. If the kernel
-// stops to take submissions while the ring is in use (a seccomp filter that the program installed since, no memory),
-// what is in flight is waited for, and everything else is done by pwrite: no write is lost.
+// Ring: one io_uring and the writes in it. The rest of a short write, and what the kernel puts off or can't do in the
+// background, is done by pwrite. So is everything, once what is in flight has ended, if the kernel stops to take
+// submissions while the ring is in use (a seccomp filter that the program installed since, no memory): no write is
+// lost.
 //
 // RingPool keeps rings that are not in use, so that a file has one only while it has writes in flight.
 //
@@ -61,8 +62,7 @@ class Ring {
  private:
   struct Slot {
     Write write;
-    std::size_t done = 0;
-    Retry retry;
+    std::size_t done = 0;  // a prefix of it
   };
   explicit Ring(unsigned depth);
   Status set_up(unsigned depth);
@@ -71,6 +71,7 @@ class Ring {
   void reap();
   void wait_for_completion();
   void complete(std::uint32_t index, int result);
+  int write_rest(const Slot& slot);
   void end(std::uint32_t index, int os_errno);
   void serve_by_other_calls();
 

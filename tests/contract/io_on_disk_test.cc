@@ -463,6 +463,35 @@ TEST(IoChoice, TransfersGoOnWhenTheProgramForbidsItselfIoUringLater) {
   EXPECT_EQ(code, 0);
 }
 
+TEST(IoChoice, WritesGoOnWhereTheUserMayHaveNoMoreThreads) {
+  if (!probe_io()[0].available) GTEST_SKIP() << probe_io()[0].reason;
+  constexpr uid_t kNobody = 65534;
+  test::TemporaryDirectory directory;
+  if (geteuid() == 0) {  // whom that limit does not bind
+    ASSERT_EQ(chown(directory.path().c_str(), kNobody, kNobody), 0);
+  }
+  const int code = test::run_child([&] {
+    if (geteuid() == 0 && (setgid(kNobody) != 0 || setuid(kNobody) != 0)) return 77;
+    IoOptions options;
+    options.kind = IoKind::uring;
+    auto io = open_io(directory / "store", options);
+    if (!io) return 1;
+    // The kernel's own threads for what it can't do at once are the user's, too.
+    const rlimit none{0, 0};
+    if (setrlimit(RLIMIT_NPROC, &none) != 0) return 2;
+    auto file = (*io)->open("data", OpenMode::create).value();
+    const std::vector<std::byte> bytes(300000, std::byte{7});
+    for (std::size_t i = 0; i < 10; ++i)
+      if (!file->submit_write(i * bytes.size(), bytes)) return 3;
+    if (!file->sync()) return 4;
+    std::vector<std::byte> back(10 * bytes.size());
+    if (const auto read = file->read(0, back); !read || *read != back.size()) return 5;
+    return std::all_of(back.begin(), back.end(), [](std::byte byte) { return byte == std::byte{7}; }) ? 0 : 6;
+  });
+  if (code == 77) GTEST_SKIP() << "this root can't become another user";
+  EXPECT_EQ(code, 0);
+}
+
 TEST(IoChoice, EnvironmentChoosesUnlessTheCallerDoes) {
   test::TemporaryDirectory directory;
   const int code = test::run_child([&] {
