@@ -7,10 +7,6 @@
 
 #include "base/bytes.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23  // include/uapi/asm-generic/mman-common.h, since 5.14
-#endif
-
 namespace varve {
 namespace {
 

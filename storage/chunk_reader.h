@@ -5,8 +5,9 @@
 //     requests --sort by place--> windows of up to 1 MiB --> read --> frames: check, unpack, check names --> deliver
 //                                 each taken by the next thread that is free, in the order of the disk
 //
-// There are more threads than processors, so that the disk has its queue while others unpack. Memory is bounded by a
-// window for each and the sorted list. A chunk whose frame turns out damaged is looked for at another place before the
+// There are more threads than processors, so that the disk has its queue while others unpack. What is worth several
+// threads is read past the page cache where the file system can, as it was written: nothing of it is read twice, and a
+// program's memory is not evicted for it. Memory is bounded by a window for each and the sorted list. A chunk whose frame turns out damaged is looked for at another place before the
 // call fails.
 //
 // Threads: run() by one; it starts workers of its own where there is enough to do.

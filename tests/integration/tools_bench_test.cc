@@ -112,7 +112,10 @@ TEST_F(ToolsBench, ThroughputStandsBesideTheDiskAlone) {
   for (const auto& row : result.at("rows")) {
     EXPECT_GT(row.at("bytes_per_second"), 0);
     EXPECT_GT(row.at("disk_bytes_per_second"), 0);
+    EXPECT_GT(row.at("lz4_bytes_per_second"), 0);
+    EXPECT_GT(row.at("rate_over_limit"), 0);
   }
+  EXPECT_EQ(result.at("rows")[0].at("lz4_ratio"), 1);
   EXPECT_GE(result.at("rows")[0].at("written_bytes").at("median"), 16 << 20);
   // Whether doubles are compressed depends on the disk's speed and the processors' load.
   EXPECT_GT(result.at("rows")[1].at("written_bytes").at("median"), 1 << 20);
@@ -124,6 +127,8 @@ TEST_F(ToolsBench, RestoreComparesWhatCameBack) {
   const auto& row = result.at("rows")[0];
   EXPECT_GT(row.at("bytes_per_second"), 0);
   EXPECT_GT(row.at("disk_bytes_per_second"), 0);
+  EXPECT_GT(row.at("unpack_bytes_per_second"), 0);
+  EXPECT_GT(row.at("rate_over_limit"), 0);
   EXPECT_EQ(row.at("restore_ns").at("count"), 2);
   EXPECT_EQ(row.at("deltas"), 3);
 }

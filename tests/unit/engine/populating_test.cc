@@ -22,7 +22,7 @@ class PopulatingTest : public testing::Test {
     memory_ = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     ASSERT_NE(memory_, MAP_FAILED);
     madvise(memory_, kBytes, MADV_NOHUGEPAGE);
-    if (madvise(memory_, page_, 23) != 0) GTEST_SKIP() << "MADV_POPULATE_WRITE needs Linux 5.14";
+    if (madvise(memory_, page_, MADV_POPULATE_WRITE) != 0) GTEST_SKIP() << "MADV_POPULATE_WRITE needs Linux 5.14";
     madvise(memory_, page_, MADV_DONTNEED);
   }
   void TearDown() override { munmap(memory_, kBytes); }

@@ -187,33 +187,6 @@ TEST(StoreFailure, VerifyOnDedupSeesTwoContentsOfOneName) {
   }
 }
 
-TEST(StoreFailure, SeveralThreadsReadManyChunks) {
-  SimulatedDisk disk;
-  StoreOptions options;
-  options.threads = 4;
-  options.segment_bytes = 2000 * kPage;
-  auto store = open_store(disk, options);
-  auto writer = open_chain(*store);
-  ShadowMemory memory = some_memory(1, 6000);  // 24 windows
-  ASSERT_OK(checkpoint(*store, *writer, "main", 1, memory, nullptr, 0));
-  const ShadowMemory before = memory;
-  for (std::size_t page = 0; page < 6000; page += 7) memory["grid"].content[page * kPage] ^= std::byte{1};
-  ASSERT_OK(checkpoint(*store, *writer, "main", 2, memory, &before, 1));
-  for (std::uint64_t number = 1; number <= 2; ++number) {
-    auto restored = restore(*store, "main", number);
-    ASSERT_OK(restored);
-    EXPECT_EQ(*restored, number == 1 ? before : memory);
-  }
-  // One damaged frame in the middle: an error that names it, whatever the threads were at.
-  const auto image = store->images()[0];
-  ASSERT_OK(writer->close());
-  disk.flip_bit(image.segment, 3000 * kPage, 1);
-  auto refused = restore(*store, "main", 1);
-  ASSERT_FALSE(refused.has_value());
-  EXPECT_EQ(refused.error().code(), ErrorCode::corruption);
-  EXPECT_NE(refused.error().message().find(image.segment), std::string::npos) << refused.error().message();
-}
-
 TEST(StoreFailure, ReadsAnotherCopyOfAChunkWhenOneIsDamaged) {
   SimulatedDisk disk;
   auto store = open_store(disk);

@@ -15,6 +15,7 @@
 #include <lz4.h>
 
 #include "tests/support/temporary_directory.h"
+#include "tools/ckpt_bench/lz4_alone.h"
 #include "tools/ckpt_bench/peer.h"
 #include "tools/ckpt_bench/samples.h"
 #include "tools/ckpt_bench/scratch.h"
@@ -36,6 +37,23 @@ TEST(Mapping, OfLessThanAPageIsRefused) {
     const auto mapping = Mapping::create({.bytes = bytes});
     ASSERT_FALSE(mapping.has_value());
     EXPECT_NE(mapping.error().message().find("less than a page"), std::string::npos) << mapping.error().message();
+  }
+}
+
+TEST(Lz4Alone, PacksWhatRepeatsAndLeavesTheRest) {
+  std::vector<std::byte> memory(1 << 20);
+  for (const auto kind : {DataKind::zeros, DataKind::random}) {
+    fill(memory, kind, 1);
+    for (const unsigned threads : {1U, 3U}) {
+      const auto lz4 = lz4_alone(std::span(memory).first(memory.size() - 100), threads);
+      ASSERT_TRUE(lz4.has_value()) << lz4.error().message();
+      EXPECT_GT(lz4->pack_bytes_per_second, 0);
+      EXPECT_GT(lz4->unpack_bytes_per_second, 0);
+      if (kind == DataKind::zeros)
+        EXPECT_GT(lz4->ratio, 100);
+      else
+        EXPECT_EQ(lz4->ratio, 1) << "as it is";
+    }
   }
 }
 
