@@ -7,8 +7,8 @@
 //
 // There are more threads than processors, so that the disk has its queue while others unpack. What is worth several
 // threads is read past the page cache where the file system can, as it was written: nothing of it is read twice, and a
-// program's memory is not evicted for it. Memory is bounded by a window for each and the sorted list. A chunk whose frame turns out damaged is looked for at another place before the
-// call fails.
+// program's memory is not evicted for it. Memory is bounded by a window for each and the sorted list. A chunk whose
+// frame turns out damaged is looked for at another place before the call fails.
 //
 // Threads: run() by one; it starts workers of its own where there is enough to do.
 #pragma once
