@@ -10,6 +10,7 @@
 
 namespace varve {
 
+inline constexpr int kLeastNice = -20;
 inline constexpr int kMostNice = 19;
 
 /// Of the calling thread: -20 to 19, less urgent the higher.

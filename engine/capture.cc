@@ -42,7 +42,7 @@ class StagingCapturer final : public Capturer {
         pool_(std::move(pool)),
         costs_(std::make_shared<CaptureCostModel>(tuning.costs.value_or(CaptureCosts{}))),
         costs_are_given_(tuning.costs.has_value()),
-        holders_(options.chunk_bytes, tuning.access) {}
+        holders_(options.chunk_bytes, options.niceness) {}
 
   Status measure();
 
@@ -54,7 +54,7 @@ class StagingCapturer final : public Capturer {
     if (wanted_ != Capture::fork) pool_->expect(bytes);
   }
   bool warm_up(std::uint64_t budget_ns) override { return pool_->warm_up(budget_ns); }
-  std::uint64_t staging_bytes() const override { return pool_->warm_bytes() + holders_.buffer_bytes(); }
+  std::uint64_t staging_bytes() const override { return pool_->warm_bytes() + holders_.shared_bytes(); }
   CaptureCosts costs() const override { return costs_->costs(); }
   std::string describe() const override;
 

@@ -5,7 +5,7 @@
 //     program's thread, within the stall          background thread (one consumer)
 //     capturer.capture(spans, stream)  ------->   stream.next() -> piece, piece, ..., end
 //       copy: memcpy into staging extents           reads staging, gives the extent back at the next call
-//       fork: a holder process keeps the memory     reads the holder by process_vm_readv into a buffer
+//       fork: a holder process keeps the memory     reads the ring into which the holder copies it
 //
 // The stream is handed to the consumer before capture() is called, so that a cut that is larger than staging can go on
 // while the consumer empties extents: capture() then waits for room, and memory stays bounded.
@@ -67,6 +67,7 @@ struct CapturerOptions {
   std::size_t staging_bytes = 0;        ///< bound; 0: an eighth of what the process may use
   Capture wanted = Capture::automatic;  ///< after VARVE_CAPTURE was looked at
   std::uint32_t chunk_bytes = 4096;
+  std::optional<int> niceness;  ///< the least of a process that holds memory and copies it; empty: the program's
 };
 
 struct CaptureCosts;  // capture_cost.h

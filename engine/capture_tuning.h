@@ -9,12 +9,10 @@
 
 #include "engine/capture.h"
 #include "engine/capture_cost.h"
-#include "engine/fork_holder.h"
 
 namespace varve {
 
 struct CaptureTuning {
-  std::optional<HolderAccess> access;        ///< force how the holder is read
   std::optional<std::uint64_t> first_bytes;  ///< staging faulted in at the start
   std::optional<CaptureCosts> costs;         ///< start from these, measure no fork
 };

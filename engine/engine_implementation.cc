@@ -113,6 +113,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   capturer_options.staging_bytes = options_.staging_bytes;
   capturer_options.wanted = wanted_.capture;
   capturer_options.chunk_bytes = store_->chunk_bytes();
+  if (options_.nice != 0) capturer_options.niceness = background_niceness_;
   VARVE_TRY_ASSIGN(capturer_, Capturer::create(capturer_options));
 
   last_number_ = chain_->next_number() - 1;

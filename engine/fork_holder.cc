@@ -6,23 +6,19 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/clock.h"
-#include "base/log.h"
+#include "base/niceness.h"
 #include "base/os_error.h"
 #include "base/try.h"
 #include "engine/mapping.h"
-#include "engine/staging.h"
 
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x00001000  // since Linux 5.2: include/uapi/linux/sched.h
@@ -71,64 +67,24 @@ Error cannot_fork(std::string cause_of, int os_errno) {
 
 }  // namespace
 
-HolderBuffers::HolderBuffers() : owner_(getpid()) {}
-
-HolderBuffers::~HolderBuffers() {
-  if (getpid() != owner_) return;  // not inherited: MADV_DONTFORK
-  for (std::byte* const buffer : spare_) munmap(buffer, kExtentBytes);
-}
-
-std::byte* HolderBuffers::take() {
-  {
-    MutexLock lock(mutex_);
-    if (!spare_.empty()) {
-      std::byte* const buffer = spare_.back();
-      spare_.pop_back();
-      return buffer;
-    }
-  }
-  std::byte* const buffer = map_extents(kExtentBytes, PROT_READ | PROT_WRITE);
-  if (buffer == nullptr || !populate(buffer, kExtentBytes)) {
-    const int refused = errno;
-    if (buffer != nullptr) munmap(buffer, kExtentBytes);
-    errno = refused;
-    return nullptr;
-  }
-  MutexLock lock(mutex_);
-  ++made_;
-  return buffer;
-}
-
-void HolderBuffers::give_back(std::byte* buffer) {
-  MutexLock lock(mutex_);
-  spare_.push_back(buffer);
-}
-
-std::uint64_t HolderBuffers::bytes() const {
-  MutexLock lock(mutex_);
-  return std::uint64_t{made_} * kExtentBytes + shared_bytes_;
-}
-
-ForkHolder::ForkHolder(std::vector<MemorySpan> spans, std::uint32_t chunk_bytes, std::shared_ptr<HolderBuffers> buffers)
-    : owner_(getpid()), spans_(std::move(spans)), chunk_bytes_(chunk_bytes), buffers_(std::move(buffers)) {}
+ForkHolder::ForkHolder(std::vector<MemorySpan> spans, std::uint32_t chunk_bytes,
+                       std::shared_ptr<SharedBytes> shared_bytes)
+    : owner_(getpid()), spans_(std::move(spans)), chunk_bytes_(chunk_bytes), counted_(std::move(shared_bytes)) {}
 
 ForkHolder::~ForkHolder() {
   if (getpid() != owner_) return;  // in a child of the program: the holder is the parent's
   end();
-  if (buffer_ != nullptr) buffers_->give_back(buffer_);
 }
 
 Status ForkHolder::map_shared() {
-  shared_bytes_ = kSlotsOffset + (access_ == HolderAccess::ring ? kRingSlots * kExtentBytes : 0);
-  void* const shared = mmap(nullptr, shared_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const shared = mmap(nullptr, kSharedBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) return cannot_fork("shared memory was refused", errno);
   shared_ = static_cast<std::byte*>(shared);
-  buffers_->add_shared(shared_bytes_);
+  *counted_ += kSharedBytes;
   return {};
 }
 
-Status ForkHolder::launch(HolderAccess access) {
-  access_ = access;
+Status ForkHolder::launch(int niceness) {
   VARVE_TRY(map_shared());
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return cannot_fork("a pipe was refused", errno);
@@ -143,7 +99,8 @@ Status ForkHolder::launch(HolderAccess access) {
   task.pipe = read_end.get();
   task.parent_pidfd = self.get();
   task.control = control();
-  task.slots = access == HolderAccess::ring ? slots() : nullptr;
+  task.slots = slots();
+  task.niceness = niceness;
   task.spans = spans_.data();
   task.span_count = spans_.size();
   task.chunk_bytes = chunk_bytes_;
@@ -157,7 +114,7 @@ Status ForkHolder::launch(HolderAccess access) {
     refused = errno;
     clone_ns_ = monotonic_ns() - begin;
   }
-  madvise(shared_, shared_bytes_, MADV_DONTFORK);  // nobody else's child needs it
+  madvise(shared_, kSharedBytes, MADV_DONTFORK);  // nobody else's child needs it
   if (pid < 0) return cannot_fork("no process could be made", refused);
   pid_ = static_cast<pid_t>(pid);
   pidfd_ = above_standard_streams(pidfd);
@@ -174,27 +131,14 @@ void ForkHolder::wait_until_ready() {
   }
 }
 
-/// Probes by doing, at every start: a program may become undumpable at any time. errno says why not.
-bool ForkHolder::memory_is_readable() {
-  pid_t there = 0;  // any memory of the child serves, its copy of this object too
-  const iovec local{&there, sizeof there};
-  const iovec remote{const_cast<pid_t*>(&owner_), sizeof owner_};
-  return process_vm_readv(pid_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(sizeof there) && there == owner_;
-}
-
-Result<std::optional<Extent>> ForkHolder::next() {
-  if (!mappings_checked_) {
-    VARVE_TRY(check_mappings());
-    mappings_checked_ = true;
-  }
-  return access_ == HolderAccess::memory ? next_from_memory() : next_from_ring();
-}
-
 /// From the holder's own mappings, which are as of the clone; where they can't be read, from ours.
 Status ForkHolder::check_mappings() {
-  const std::string holder = access_ == HolderAccess::memory ? std::to_string(pid_) : "self";
-  auto ranges = mappings_not_held_by_fork(holder);
-  if (!ranges) return how_it_ended() ? failed(ESRCH) : ranges.error();
+  auto ranges = mappings_not_held_by_fork(std::to_string(pid_));
+  if (!ranges) {
+    if (how_it_ended()) return failed();
+    ranges = mappings_not_held_by_fork("self");
+  }
+  if (!ranges) return ranges.error();
   for (const MemorySpan& span : spans_) {
     const auto begin = reinterpret_cast<std::uintptr_t>(span.begin);
     for (const AddressRange& range : ranges.value())
@@ -208,44 +152,11 @@ Status ForkHolder::check_mappings() {
   return {};
 }
 
-Result<std::optional<Extent>> ForkHolder::next_from_memory() {
-  if (buffer_ == nullptr && (buffer_ = buffers_->take()) == nullptr)
-    return os_error("reading of the captured memory failed: no memory for a buffer of 2 MiB", errno);
-  Extent extent{buffer_, 0, 0};
-  while (span_ < spans_.size() && extent.pieces < IOV_MAX) {
-    const MemorySpan& span = spans_[span_];
-    if (done_ == span.bytes) {
-      ++span_;
-      done_ = 0;
-      continue;
-    }
-    const Placed placed = place(extent, span, done_, chunk_bytes_);
-    if (placed.bytes == 0) break;
-    done_ += placed.bytes;
+Result<std::optional<Extent>> ForkHolder::next() {
+  if (!mappings_checked_) {
+    VARVE_TRY(check_mappings());
+    mappings_checked_ = true;
   }
-  if (extent.pieces == 0) return std::optional<Extent>();
-  VARVE_TRY(read_pieces(extent));
-  return std::optional<Extent>(extent);
-}
-
-Status ForkHolder::read_pieces(const Extent& extent) {
-  std::array<iovec, IOV_MAX> local;
-  std::array<iovec, IOV_MAX> remote;
-  std::size_t bytes = 0;
-  for (std::uint32_t i = 0; i < extent.pieces; ++i) {
-    const PieceRecord& record = *extent.record(i);
-    local[i] = {extent.memory + record.offset, record.bytes};
-    remote[i] = {reinterpret_cast<void*>(record.begin), record.bytes};
-    bytes += record.bytes;
-  }
-  const ssize_t read = process_vm_readv(pid_, local.data(), extent.pieces, remote.data(), extent.pieces, 0);
-  if (read < 0) return failed(errno);
-  // Less comes only when the next byte can't be read: process_vm_readv(2).
-  if (static_cast<std::size_t>(read) != bytes) return failed(EFAULT);
-  return {};
-}
-
-Result<std::optional<Extent>> ForkHolder::next_from_ring() {
   if (slot_in_use_) {
     __atomic_store_n(&control()->consumed, ++taken_, __ATOMIC_RELEASE);
     futex_wake(&control()->consumed);
@@ -257,7 +168,7 @@ Result<std::optional<Extent>> ForkHolder::next_from_ring() {
     const bool finished = __atomic_load_n(&control()->finished, __ATOMIC_ACQUIRE) != 0;
     if (__atomic_load_n(&control()->produced, __ATOMIC_ACQUIRE) != taken_) break;
     if (finished) return std::optional<Extent>();
-    if (how_it_ended()) return failed(ESRCH);
+    if (how_it_ended()) return failed();
     futex_wait(&control()->events, events, kLookMs);
   }
   slot_in_use_ = true;
@@ -288,12 +199,10 @@ std::optional<std::string> ForkHolder::how_it_ended() {
   return fmt::format("the holder process {} was killed by signal {}", pid_, ended.si_status);
 }
 
-Error ForkHolder::failed(int os_errno) {
-  const auto ended = how_it_ended();
+Error ForkHolder::failed() {
   return fail(ErrorCode::io,
-              {"reading of the memory captured by fork failed", ended ? *ended : describe_errno(os_errno),
-               "the next image holds these pages; if the system runs short of memory (see its log), capture by copy"},
-              os_errno);
+              {"reading of the memory captured by fork failed", how_it_ended().value_or(describe_errno(ESRCH)),
+               "the next image holds these pages; if the system runs short of memory (see its log), capture by copy"});
 }
 
 void ForkHolder::end() {
@@ -308,32 +217,21 @@ void ForkHolder::end() {
     pid_ = -1;
   }
   if (shared_ == nullptr) return;
-  munmap(shared_, shared_bytes_);
-  buffers_->remove_shared(shared_bytes_);
+  munmap(shared_, kSharedBytes);
+  *counted_ -= kSharedBytes;
   shared_ = nullptr;
 }
 
-ForkHolders::ForkHolders(std::uint32_t chunk_bytes, std::optional<HolderAccess> access)
-    : chunk_bytes_(chunk_bytes), wanted_(access), buffers_(std::make_shared<HolderBuffers>()) {}
+ForkHolders::ForkHolders(std::uint32_t chunk_bytes, std::optional<int> niceness)
+    : chunk_bytes_(chunk_bytes),
+      niceness_(niceness.value_or(kLeastNice)),
+      shared_bytes_(std::make_shared<ForkHolder::SharedBytes>(0)) {}
 
 Result<std::unique_ptr<ForkHolder>> ForkHolders::start(std::vector<MemorySpan> spans) {
-  std::unique_ptr<ForkHolder> holder(new ForkHolder(std::move(spans), chunk_bytes_, buffers_));
-  const HolderAccess first = wanted_.value_or(memory_refused_ ? HolderAccess::ring : HolderAccess::memory);
-  Status launched = holder->launch(first);
-  if (launched && first == HolderAccess::memory) {
-    if (holder->memory_is_readable() || wanted_) {
-      remember("works");
-    } else {
-      const std::string refused = describe_errno(errno);
-      memory_refused_ = true;
-      log::info("engine", "the holder's memory can't be read ({}): it copies into a shared ring", refused);
-      holder->end();
-      launched = holder->launch(HolderAccess::ring);
-      if (launched) remember("works by a shared ring: reading the holder's memory is refused, " + refused);
-    }
-  }
+  std::unique_ptr<ForkHolder> holder(new ForkHolder(std::move(spans), chunk_bytes_, shared_bytes_));
+  const Status launched = holder->launch(niceness_);
+  remember(launched ? "works" : "fails: " + launched.error().cause());
   if (launched) return holder;
-  remember("fails: " + launched.error().cause());
   return launched.error();
 }
 

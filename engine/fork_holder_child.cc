@@ -140,7 +140,10 @@ VARVE_HOLDER_SAFE void hold(const HolderTask& task) noexcept {
   const rlimit no_core{0, 0};
   syscall(SYS_prlimit64, 0, RLIMIT_CORE, &no_core, nullptr);
   offer_to_oom_killer();
-  if (task.slots != nullptr) fill_ring(task);
+  // The system call counts downwards, from 40 to 1: getpriority(2), "C library/kernel differences".
+  if (20 - syscall(SYS_getpriority, PRIO_PROCESS, 0) < task.niceness)
+    syscall(SYS_setpriority, PRIO_PROCESS, 0, task.niceness);
+  fill_ring(task);
   while (true) look_for_parent(task, task.parent_pidfd >= 0 ? -1 : kLookMs);
 }
 

@@ -21,10 +21,10 @@ inline constexpr std::uint32_t kRingSlots = 4;
 /// Shared memory between the engine and one holder. Words are futexes; the ring's slots (extents) follow in memory.
 struct HolderControl {
   std::uint32_t ready;     ///< 1: the holder has closed its descriptors
-  std::uint32_t events;    ///< ring: grows with each change of the next two, after it
-  std::uint32_t produced;  ///< ring: slots filled so far
-  std::uint32_t finished;  ///< ring: 1: nothing comes after `produced`
-  std::uint32_t consumed;  ///< ring: slots given back so far
+  std::uint32_t events;    ///< grows with each change of the next two, after it
+  std::uint32_t produced;  ///< slots filled so far
+  std::uint32_t finished;  ///< 1: nothing comes after `produced`
+  std::uint32_t consumed;  ///< slots given back so far
   struct Slot {
     std::uint32_t used;
     std::uint32_t pieces;
@@ -36,7 +36,8 @@ struct HolderTask {
   int pipe = -1;          ///< its write end is closed when the parent ends or executes another program
   int parent_pidfd = -1;  ///< becomes readable when the parent ends, whoever inherited the pipe; -1: kernels before 5.3
   HolderControl* control = nullptr;
-  std::byte* slots = nullptr;  ///< of the ring; nullptr: the parent reads this process's memory
+  std::byte* slots = nullptr;  ///< of the ring
+  int niceness = 0;            ///< the least to copy at
   const MemorySpan* spans = nullptr;
   std::size_t span_count = 0;
   std::size_t chunk_bytes = 0;

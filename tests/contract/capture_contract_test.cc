@@ -24,20 +24,18 @@ using capture_test::Mapped;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-enum class Way { copy, fork_memory, fork_ring, fork_ring_by_probing, fork_refused };
+enum class Way { copy, fork, fork_refused };
 
 std::string name_of(Way way) {
   switch (way) {
     case Way::copy: return "copy";
-    case Way::fork_memory: return "fork_memory";
-    case Way::fork_ring: return "fork_ring";
-    case Way::fork_ring_by_probing: return "fork_ring_by_probing";
+    case Way::fork: return "fork";
     case Way::fork_refused: return "fork_refused";
   }
   return "";
 }
 
-bool forks(Way way) { return way != Way::copy && way != Way::fork_refused; }
+bool forks(Way way) { return way == Way::fork; }
 
 std::unique_ptr<Capturer> make(Way way, std::uint32_t chunk_bytes, std::size_t staging_bytes) {
   CapturerOptions options;
@@ -45,8 +43,6 @@ std::unique_ptr<Capturer> make(Way way, std::uint32_t chunk_bytes, std::size_t s
   options.chunk_bytes = chunk_bytes;
   options.wanted = way == Way::copy ? Capture::copy : Capture::fork;
   CaptureTuning tuning;
-  if (way == Way::fork_memory) tuning.access = HolderAccess::memory;
-  if (way == Way::fork_ring) tuning.access = HolderAccess::ring;
   auto made = create_capturer(options, tuning);
   EXPECT_TRUE(made) << made.error().message();
   return made ? std::move(made).value() : nullptr;
@@ -57,8 +53,6 @@ void with_refusals(Way way, const std::function<void()>& body) {
   std::thread([&] {
     if (way == Way::fork_refused) {
       ASSERT_TRUE(capture_test::refuse_processes_in_this_thread());
-    } else if (way == Way::fork_ring_by_probing) {
-      ASSERT_TRUE(capture_test::refuse_in_this_thread(SYS_process_vm_readv, EPERM));
     }
     body();
   }).join();
@@ -343,9 +337,7 @@ TEST_P(CaptureContract, takes_an_empty_cut_and_spans_of_no_bytes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, CaptureContract,
-                         testing::Values(Way::copy, Way::fork_memory, Way::fork_ring, Way::fork_ring_by_probing,
-                                         Way::fork_refused),
+INSTANTIATE_TEST_SUITE_P(Ways, CaptureContract, testing::Values(Way::copy, Way::fork, Way::fork_refused),
                          [](const auto& way) { return name_of(way.param); });
 
 /// The holder of this process.
@@ -360,30 +352,28 @@ pid_t find_holder() {
 }
 
 TEST(CaptureByFork, fails_the_stream_whose_holder_was_killed_and_no_other) {
-  for (const Way way : {Way::fork_memory, Way::fork_ring}) {
-    const auto capturer = make(way, 4096, 4 * kMiB);
-    ASSERT_NE(capturer, nullptr);
-    Mapped memory(24 * kMiB);
-    fill(memory.get(), memory.bytes(), 1);
-    Expected expected;
-    expected.add({0, memory.get(), memory.bytes(), reinterpret_cast<std::uintptr_t>(memory.get()), true});
-    const auto lost = capturer->make_stream();
-    ASSERT_TRUE(capturer->capture(expected.spans, *lost));
-    siginfo_t ended{};
-    const pid_t holder = find_holder();
-    ASSERT_GT(holder, 0);
-    kill(holder, SIGKILL);
-    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(holder), &ended, WEXITED | WNOWAIT | __WALL), 0);
-    const Seen seen = consume(*lost, expected.spans, 4096);
-    ASSERT_TRUE(seen.error);
-    EXPECT_EQ(seen.error->code(), ErrorCode::io);
-    const auto again = lost->next();
-    ASSERT_FALSE(again);
-    EXPECT_EQ(again.error().message(), seen.error->message());
-    const auto stream = capturer->make_stream();
-    ASSERT_TRUE(capturer->capture(expected.spans, *stream));
-    expect_equal(consume(*stream, expected.spans, 4096), expected);
-  }
+  const auto capturer = make(Way::fork, 4096, 4 * kMiB);
+  ASSERT_NE(capturer, nullptr);
+  Mapped memory(24 * kMiB);
+  fill(memory.get(), memory.bytes(), 1);
+  Expected expected;
+  expected.add({0, memory.get(), memory.bytes(), reinterpret_cast<std::uintptr_t>(memory.get()), true});
+  const auto lost = capturer->make_stream();
+  ASSERT_TRUE(capturer->capture(expected.spans, *lost));
+  siginfo_t ended{};
+  const pid_t holder = find_holder();
+  ASSERT_GT(holder, 0);
+  kill(holder, SIGKILL);
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(holder), &ended, WEXITED | WNOWAIT | __WALL), 0);
+  const Seen seen = consume(*lost, expected.spans, 4096);
+  ASSERT_TRUE(seen.error);
+  EXPECT_EQ(seen.error->code(), ErrorCode::io);
+  const auto again = lost->next();
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().message(), seen.error->message());
+  const auto stream = capturer->make_stream();
+  ASSERT_TRUE(capturer->capture(expected.spans, *stream));
+  expect_equal(consume(*stream, expected.spans, 4096), expected);
 }
 
 // -- The choice -------------------------------------------------------------------------------------------------------

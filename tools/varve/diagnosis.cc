@@ -84,16 +84,13 @@ void advise(Diagnosis& diagnosis) {
         "/sys/kernel/mm/transparent_hugepage/enabled'");
   if (!works(diagnosis, "fork"))
     advice.push_back(
-        "capture by fork would let a checkpoint be larger than staging memory without waiting: it needs fork(2) and "
-        "process_vm_readv(2) between parent and child, which a seccomp profile, a process limit or a lack of memory "
-        "refuse");
+        "capture by fork would let a checkpoint be larger than staging memory without waiting: it needs clone(2) "
+        "of a process, which a seccomp profile, a process limit or a lack of memory refuses");
   if (diagnosis.file_system && !diagnosis.file_system->durable)
     advice.push_back("images in this directory do not survive a reboot: choose one on a disk");
   if (diagnosis.file_system && !diagnosis.file_system->direct)
     advice.push_back(
         "this file system takes no O_DIRECT: images go through the page cache, which costs memory and time");
-  if (first_line("/proc/sys/kernel/yama/ptrace_scope") == "3" && !works(diagnosis, "fork"))
-    advice.push_back("kernel.yama.ptrace_scope is 3, which refuses process_vm_readv(2) until the next boot");
 }
 
 void look_at_costs(Diagnosis& diagnosis) {
