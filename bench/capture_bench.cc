@@ -16,6 +16,7 @@
 #include <benchmark/benchmark.h>
 
 #include "base/clock.h"
+#include "base/huge_memory.h"
 #include "engine/capture_tuning.h"
 #include "engine/staging.h"
 
@@ -99,7 +100,7 @@ void floor_memcpy(benchmark::State& state) {
   const auto spans = spans_of(state);
   const std::size_t bytes = bytes_of(spans);
   const std::size_t mapped = (bytes + kExtentBytes) / kExtentBytes * kExtentBytes;
-  std::byte* const to = map_extents(mapped, PROT_READ | PROT_WRITE);
+  std::byte* const to = map_huge(mapped, PROT_READ | PROT_WRITE);
   if (to == nullptr || !populate(to, mapped)) return state.SkipWithError("no memory");
   for (auto _ : state) {
     write_suspects(spans);

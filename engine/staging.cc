@@ -11,12 +11,9 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/huge_memory.h"
 #include "base/log.h"
 #include "base/os_error.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23  // since Linux 5.14: include/uapi/asm-generic/mman-common.h
-#endif
 
 namespace varve {
 namespace {
@@ -34,33 +31,6 @@ std::uint32_t extents_for(std::uint64_t bytes) {
 
 }  // namespace
 
-std::byte* map_extents(std::size_t bytes, int protection) {
-  const std::size_t padded = bytes + kExtentBytes;
-  void* const mapped = mmap(nullptr, padded, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return nullptr;
-  const auto begin = reinterpret_cast<std::uintptr_t>(mapped);
-  const std::uintptr_t aligned = round_up(begin, kExtentBytes);
-  if (aligned > begin) munmap(mapped, aligned - begin);
-  const std::uintptr_t end = begin + padded;
-  if (end > aligned + bytes) munmap(reinterpret_cast<void*>(aligned + bytes), end - aligned - bytes);
-  void* const memory = reinterpret_cast<void*>(aligned);
-  // Each is a wish: a kernel without huge pages serves small ones; an inherited extent costs only time.
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  madvise(memory, bytes, MADV_DONTFORK);
-  madvise(memory, bytes, MADV_DONTDUMP);
-  return static_cast<std::byte*>(memory);
-}
-
-bool populate(std::byte* memory, std::size_t bytes) {
-  while (true) {
-    if (madvise(memory, bytes, MADV_POPULATE_WRITE) == 0) return true;
-    if (errno == EINVAL || errno == ENOSYS || errno == EPERM) break;  // older kernel, or a filter: touch it instead
-    if (errno != EINTR && errno != EAGAIN) return false;
-  }
-  for (std::size_t at = 0; at < bytes; at += 4096) static_cast<volatile std::byte*>(memory)[at] = std::byte{0};
-  return true;
-}
-
 StagingPool::StagingPool(std::byte* memory, std::size_t extents)
     : owner_(getpid()), memory_(memory), reserved_extents_(extents), bound_(static_cast<std::uint32_t>(extents)) {
   free_.reserve(extents);  // so that a release never allocates
@@ -71,7 +41,7 @@ Result<std::shared_ptr<StagingPool>> StagingPool::create(std::uint64_t bound_byt
   std::uint64_t extents =
       std::clamp<std::uint64_t>((bound_bytes + kExtentBytes - 1) / kExtentBytes, kFewestExtents, kMost);
   std::byte* memory = nullptr;
-  while ((memory = map_extents(extents * kExtentBytes, PROT_NONE)) == nullptr && extents > kFewestExtents) {
+  while ((memory = map_huge(extents * kExtentBytes, PROT_NONE)) == nullptr && extents > kFewestExtents) {
     extents = std::max<std::uint64_t>(extents / 2, kFewestExtents);
     log::info("engine", "staging memory: the system refuses the address range; the bound is now {} MiB",
               extents * kExtentBytes >> 20);

@@ -90,11 +90,4 @@ class StagingPool {
   std::uint32_t need_before_ VARVE_GUARDED_BY(mutex_) = 0;
 };
 
-/// mmap of `bytes` (a multiple of kExtentBytes) at a multiple of kExtentBytes: huge pages, not inherited, not dumped.
-/// nullptr with errno when refused.
-std::byte* map_extents(std::size_t bytes, int protection);
-
-/// Faults the memory in for writing. False, with errno, when there is none.
-bool populate(std::byte* memory, std::size_t bytes);
-
 }  // namespace varve

@@ -161,12 +161,11 @@ Status ChainWriterImplementation::confirm(const ChunkName& name, std::span<const
 Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<const std::byte> content,
                                                std::uint32_t element_bytes) {
   const FrameJob& last = filling();
-  const bool full = last.raw_bytes + content.size() > kFrameRawBytes || last.chunks.size() == kFrameChunks;
+  const bool full = last.raw_bytes + content.size() > kFrameRawBytes || last.chunks.size() == last.most_chunks;
   if (full || (!last.chunks.empty() && element_bytes != last.element_bytes)) VARVE_TRY(flush_frame());
   FrameJob& job = filling();
-  if (job.chunks.empty()) fill_begin_ns_ = monotonic_ns();
-  job.element_bytes = element_bytes;
-  std::memcpy(job.raw.get() + job.raw_bytes, content.data(), content.size());
+  if (job.chunks.empty()) VARVE_TRY(begin_frame(job, element_bytes));
+  std::memcpy(job.raw + job.raw_bytes, content.data(), content.size());
   job.raw_bytes += content.size();
   job.chunks.push_back({name, static_cast<std::uint32_t>(content.size())});
   ++counts_.new_chunks;
@@ -174,10 +173,38 @@ Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<
   return {};
 }
 
+Status ChainWriterImplementation::begin_frame(FrameJob& job, std::uint32_t element_bytes) {
+  fill_begin_ns_ = monotonic_ns();
+  job.element_bytes = element_bytes;
+  if (encoder_ != nullptr || !chooser_.choose_raw(element_bytes)) return {};
+  VARVE_TRY(check_room());
+  const std::size_t most_chunks = kFrameRawBytes / store_.chunk_bytes();
+  const std::size_t payload = max_frame_payload(most_chunks, kFrameRawBytes);
+  VARVE_TRY_ASSIGN(job.in_place, segment_->room(round_up(kRecordHeaderBytes + payload, kRecordAlignment)));
+  job.most_chunks = most_chunks;
+  job.raw = job.in_place.data() + kRecordHeaderBytes + max_frame_payload(most_chunks, 0);
+  return {};
+}
+
+void ChainWriterImplementation::encode_in_place(FrameJob& job) {
+  const std::span<std::byte> payload = job.in_place.subspan(kRecordHeaderBytes);
+  std::byte* const content = payload.data() + max_frame_payload(job.chunks.size(), 0);
+  if (content != job.raw) std::memmove(content, job.raw, job.raw_bytes);  // fewer chunks than there was room for
+  job.payload_bytes = encode_raw_frame(job.chunks, job.raw_bytes, payload);
+  job.compressed = false;
+  job.encode_ns = 0;
+  job.choice = {};
+  finish_frame(job, job.in_place);
+}
+
 Status ChainWriterImplementation::flush_frame() {
   FrameJob& job = filling();
   if (job.chunks.empty()) return {};
   if (encoder_ == nullptr) measure_fill(job);
+  if (!job.in_place.empty()) {
+    encode_in_place(job);
+    return {};
+  }
   chooser_.set_disk_speed(segment_->disk_bytes_per_second(), fill_ns_);
   job.choice = chooser_.choose(job.content(), job.element_bytes, scratch_);
   if (encoder_ == nullptr) return encode_here(job);

@@ -81,6 +81,9 @@ class ChainWriterImplementation final : public ChainWriter {
   Status append_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes);
   /// Ends the frame being filled: encodes it here, or has it encoded in the background.
   Status flush_frame();
+  /// Where the next frame is gathered. REQUIRES: it is empty.
+  Status begin_frame(FrameJob& job, std::uint32_t element_bytes);
+  void encode_in_place(FrameJob& job);
   Status encode_here(FrameJob& job);
   void measure_fill(const FrameJob& job);
   /// Appends the oldest frame that is encoded in the background.

@@ -20,6 +20,7 @@ Result<std::unique_ptr<ChainWriterImplementation>> ChainWriterImplementation::ma
 Status ChainWriterImplementation::move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names) {
   VARVE_CHECK(begun_);
   if (broken_) return *broken_;
+  if (!filling().in_place.empty()) VARVE_TRY(flush_frame());  // it lies where this one goes
   VARVE_TRY(check_room());
   const std::size_t bytes = round_up(kRecordHeaderBytes + payload.size(), kRecordAlignment);
   auto room = segment_->room(bytes);

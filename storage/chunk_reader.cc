@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/huge_memory.h"
 #include "base/os_error.h"
 #include "base/processors.h"
 #include "base/try.h"
@@ -24,18 +25,15 @@ constexpr std::size_t kWindowsPerThread = 2;                // less is not worth
 constexpr unsigned kQueueDepth = 8;                         // what keeps a disk busy with windows of this size
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
-/// Memory for one window: faulted in at once, which is some fifteen times cheaper than page by page; a small one is of
-/// the heap, which is warm.
+/// Memory for one window: in huge pages; a small one is of the heap, which is warm.
 class ReadBuffer {
  public:
   static Result<std::unique_ptr<ReadBuffer>> create(std::size_t bytes) {
     if (bytes <= kHeapBytes) return std::unique_ptr<ReadBuffer>(new ReadBuffer(AlignedBuffer(bytes)));
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return os_error("allocating a buffer to read chunks failed", errno);
-    constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14; advice: what fails is faulted in later
-    madvise(memory, bytes, kPopulateWrite);
-    madvise(memory, bytes, MADV_DONTFORK);
-    return std::unique_ptr<ReadBuffer>(new ReadBuffer({static_cast<std::byte*>(memory), bytes}));
+    const std::size_t mapped = round_up(bytes, kHugePageBytes);
+    std::byte* const memory = map_huge(mapped, PROT_READ | PROT_WRITE);
+    if (memory == nullptr) return os_error("allocating a buffer to read chunks failed", errno);
+    return std::unique_ptr<ReadBuffer>(new ReadBuffer({memory, mapped}));
   }
   ~ReadBuffer() {
     if (heap_.data() == nullptr) munmap(bytes_.data(), bytes_.size());

@@ -43,13 +43,23 @@ std::size_t compress_lz4(std::span<const std::byte> from, std::span<std::byte> i
 
 std::size_t class_of(std::uint32_t element_bytes) { return element_bytes <= kMaxElementBytes ? element_bytes : 0; }
 
-void put_table(std::span<const FrameChunk> chunks, std::byte* to) {
+/// All that stands before the content; returns its length.
+std::size_t put_head(std::span<const FrameChunk> chunks, const FrameChoice& choice, std::size_t raw_bytes,
+                     std::size_t stored_bytes, std::byte* to) {
+  store_le<std::uint8_t>(to, static_cast<std::uint8_t>(choice.codec));
+  store_le<std::uint8_t>(to + 1, static_cast<std::uint8_t>(choice.filter));
+  store_le<std::uint16_t>(to + 2, choice.element_bytes);
+  store_le<std::uint32_t>(to + 4, static_cast<std::uint32_t>(chunks.size()));
+  store_le<std::uint32_t>(to + 8, static_cast<std::uint32_t>(raw_bytes));
+  store_le<std::uint32_t>(to + 12, static_cast<std::uint32_t>(stored_bytes));
+  to += kFrameFixedBytes;
   for (const FrameChunk& chunk : chunks) {
     store_le<std::uint64_t>(to, chunk.name.low);
     store_le<std::uint64_t>(to + 8, chunk.name.high);
     store_le<std::uint32_t>(to + 16, chunk.bytes);
     to += kFrameChunkBytes;
   }
+  return kFrameFixedBytes + chunks.size() * kFrameChunkBytes;
 }
 
 }  // namespace
@@ -70,6 +80,14 @@ FrameChoice FilterChooser::choose(std::span<const std::byte> raw, std::uint32_t 
   else
     --learned.frames_to_probe;
   return learned.choice;
+}
+
+bool FilterChooser::choose_raw(std::uint32_t element_bytes) {
+  if (!options_.compress) return true;
+  Learned& learned = learned_[class_of(element_bytes)];
+  if (learned.choice.codec != Codec::none || learned.frames_to_probe == 0) return false;
+  --learned.frames_to_probe;
+  return true;
 }
 
 void FilterChooser::probe(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch,
@@ -190,14 +208,13 @@ std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameCh
     stored_bytes = raw.size();
     choice = {};
   }
-  store_le<std::uint8_t>(into.data(), static_cast<std::uint8_t>(choice.codec));
-  store_le<std::uint8_t>(into.data() + 1, static_cast<std::uint8_t>(choice.filter));
-  store_le<std::uint16_t>(into.data() + 2, choice.element_bytes);
-  store_le<std::uint32_t>(into.data() + 4, static_cast<std::uint32_t>(chunks.size()));
-  store_le<std::uint32_t>(into.data() + 8, static_cast<std::uint32_t>(raw.size()));
-  store_le<std::uint32_t>(into.data() + 12, static_cast<std::uint32_t>(stored_bytes));
-  put_table(chunks, into.data() + kFrameFixedBytes);
-  return kFrameFixedBytes + chunks.size() * kFrameChunkBytes + stored_bytes;
+  return put_head(chunks, choice, raw.size(), stored_bytes, into.data()) + stored_bytes;
+}
+
+std::size_t encode_raw_frame(std::span<const FrameChunk> chunks, std::size_t raw_bytes, std::span<std::byte> into) {
+  VARVE_CHECK(raw_bytes != 0 && raw_bytes <= kFrameRawBytes && !chunks.empty() && chunks.size() <= kFrameChunks);
+  VARVE_CHECK(into.size() >= max_frame_payload(chunks.size(), raw_bytes));
+  return put_head(chunks, {}, raw_bytes, raw_bytes, into.data()) + raw_bytes;
 }
 
 FrameChunk FrameView::chunk(std::uint32_t index) const {

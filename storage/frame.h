@@ -82,6 +82,8 @@ class FilterChooser {
   explicit FilterChooser(const ChooserOptions& options) : options_(options) {}
 
   FrameChoice choose(std::span<const std::byte> raw, std::uint32_t element_bytes, FrameScratch& scratch);
+  /// True where the next frame is stored raw, whatever it holds: it counts as chosen then.
+  bool choose_raw(std::uint32_t element_bytes);
   void learn(std::uint32_t element_bytes, const FrameChoice& choice, const FrameOutcome& outcome);
   /// Bytes a second; 0: not known, and all that gets smaller is compressed. `other_ns`: what a thread that compresses
   /// does besides, in nanoseconds for each raw byte.
@@ -117,6 +119,9 @@ class FilterChooser {
 /// REQUIRES: raw is the chunks one behind the other; `into` has max_frame_payload() bytes.
 std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameChunk> chunks, FrameChoice choice,
                          FrameScratch& scratch, std::span<std::byte> into, bool& compressed);
+
+/// Writes all of a payload but its content, which is stored raw, behind the table; returns the payload's length.
+std::size_t encode_raw_frame(std::span<const FrameChunk> chunks, std::size_t raw_bytes, std::span<std::byte> into);
 
 /// A frame's payload, checked for form; points into it.
 struct FrameView {

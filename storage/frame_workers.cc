@@ -22,10 +22,13 @@ void ScratchPool::give(std::unique_ptr<FrameScratch> scratch) {
   free_.push_back(std::move(scratch));
 }
 
-FrameJob::FrameJob() : raw(new std::byte[kFrameRawBytes]) { chunks.reserve(kFrameChunks); }
+FrameJob::FrameJob() : memory(new std::byte[kFrameRawBytes]), raw(memory.get()) { chunks.reserve(kFrameChunks); }
 
 void FrameJob::clear() {
+  raw = memory.get();
   raw_bytes = 0;
+  most_chunks = kFrameChunks;
+  in_place = {};
   chunks.clear();
 }
 

@@ -29,8 +29,13 @@ class ScratchPool {
 struct FrameJob {
   FrameJob();
 
-  std::unique_ptr<std::byte[]> raw;  ///< kFrameRawBytes
+  std::unique_ptr<std::byte[]> memory;  ///< kFrameRawBytes
+  std::byte* raw = nullptr;             ///< where its chunks are gathered: `memory`, or in place
   std::size_t raw_bytes = 0;
+  std::size_t most_chunks = kFrameChunks;
+  /// What will be stored raw is gathered where it is written from: the record in the segment's buffer, whose header and
+  /// table of `most_chunks` are filled in last. Empty: it is not.
+  std::span<std::byte> in_place;
   std::uint32_t element_bytes = 0;
   std::vector<FrameChunk> chunks;
   FrameChoice choice;
@@ -41,7 +46,7 @@ struct FrameJob {
   std::uint64_t encode_ns = 0;
   bool running = false;  // guarded by the encoder's mutex_
 
-  std::span<const std::byte> content() const { return {raw.get(), raw_bytes}; }
+  std::span<const std::byte> content() const { return {raw, raw_bytes}; }
   void clear();
 };
 

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/fault_point.h"
+#include "base/huge_memory.h"
 #include "base/os_error.h"
 #include "base/try.h"
 
@@ -26,10 +27,10 @@ constexpr std::uint64_t kMinStep = std::uint64_t{1} << 20;
 }  // namespace
 
 Result<std::unique_ptr<WriteBuffers>> WriteBuffers::create() {
-  void* memory = mmap(nullptr, kBytes * kCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return os_error("allocating buffers to write a segment failed", errno);
-  madvise(memory, kBytes * kCount, MADV_DONTFORK);  // advice: nothing depends on it
-  return std::unique_ptr<WriteBuffers>(new WriteBuffers(static_cast<std::byte*>(memory)));
+  static_assert(kBytes * kCount % kHugePageBytes == 0);
+  std::byte* const memory = map_huge(kBytes * kCount, PROT_READ | PROT_WRITE);
+  if (memory == nullptr) return os_error("allocating buffers to write a segment failed", errno);
+  return std::unique_ptr<WriteBuffers>(new WriteBuffers(memory));
 }
 
 WriteBuffers::~WriteBuffers() { munmap(memory_, kBytes * kCount); }

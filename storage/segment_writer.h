@@ -25,11 +25,11 @@
 
 namespace varve::storage {
 
-/// The ring's memory: page-aligned, faulted in as it is first used, not inherited by forks (pinned pages would be
+/// The ring's memory: in huge pages, faulted in as it is first used, not inherited by forks (pinned pages would be
 /// copied within the fork). Outlives the SegmentWriters that use it, so that it stays warm.
 class WriteBuffers {
  public:
-  static constexpr std::size_t kBytes = std::size_t{512} << 10;
+  static constexpr std::size_t kBytes = std::size_t{1} << 20;
   static constexpr std::size_t kCount = 8;
 
   static Result<std::unique_ptr<WriteBuffers>> create();

@@ -2,6 +2,7 @@
 //
 // ckpt-bench throughput: a full image, from the cut to durable, in turns with writing as many bytes as it wrote; and
 // what it costs a program that goes on meanwhile.
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -129,12 +130,12 @@ Result<ThroughputRow> measure(const ThroughputBench& options, DataKind data, Scr
   return row;
 }
 
-// Memory a second at most: as many bytes written by the disk alone, or packed by LZ4 alone where that makes them
-// fewer, whichever takes longer.
-double limit_rate(const ThroughputRow& row) {
-  const double by_disk = static_cast<double>(row.bytes) * row.disk_rate.median() / row.written.median();
-  return row.lz4_ratio > 1.01 ? std::min(by_disk, row.lz4_rate.median()) : by_disk;
+// Memory a second at most: as many bytes written by the disk alone, or all of it packed by LZ4 alone, whichever takes
+// longer.
+double disk_limit(const ThroughputRow& row) {
+  return static_cast<double>(row.bytes) * row.disk_rate.median() / row.written.median();
 }
+double limit_rate(const ThroughputRow& row) { return std::min(disk_limit(row), row.lz4_rate.median()); }
 
 nlohmann::json as_json(const ThroughputRow& row) {
   const double disk = row.disk_rate.median();

@@ -66,12 +66,12 @@ Result<Opened> open_direct(const std::string& path, int flags) {
 
 // Runs `piece(offset, bytes, buffer)` for all pieces, a few at a time; the first errno of any, or 0.
 template <class Piece>
-int in_pieces(std::uint64_t bytes, const std::vector<Mapping>& buffers, const Piece& piece) {
+int in_pieces(std::uint64_t bytes, const Mapping& buffers, const Piece& piece) {
   std::atomic<std::uint64_t> next{0};
   std::atomic<int> failed{0};
   std::vector<std::jthread> threads;
-  for (const auto& buffer : buffers)
-    threads.emplace_back([&, content = buffer.bytes()] {
+  for (std::size_t i = 0; i < kInFlight; ++i)
+    threads.emplace_back([&, content = buffers.bytes().subspan(i * kPieceBytes, kPieceBytes)] {
       while (failed.load() == 0) {
         const std::uint64_t at = next.fetch_add(kPieceBytes);
         if (at >= bytes) return;
@@ -84,13 +84,10 @@ int in_pieces(std::uint64_t bytes, const std::vector<Mapping>& buffers, const Pi
   return failed.load();
 }
 
-Result<std::vector<Mapping>> piece_buffers() {
-  std::vector<Mapping> buffers;
-  for (unsigned i = 0; i < kInFlight; ++i) {
-    VARVE_TRY_ASSIGN(auto buffer, Mapping::create({.bytes = kPieceBytes}));
-    fill(buffer.bytes(), DataKind::random, i + 1);
-    buffers.push_back(std::move(buffer));
-  }
+/// In huge pages, which the disk here takes a quarter faster than small ones: a request is one segment then.
+Result<Mapping> piece_buffers() {
+  VARVE_TRY_ASSIGN(auto buffers, Mapping::create({.bytes = kInFlight * kPieceBytes, .huge_pages = HugePages::always}));
+  fill(buffers.bytes(), DataKind::random, 1);
   return buffers;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/frame.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -246,6 +247,37 @@ TEST(FilterChooser, NoticesWhenCompressionStopsPaying) {
 TEST(FilterChooser, NeverCompressesWhenToldNotTo) {
   FilterChooser chooser({.compress = false});
   EXPECT_EQ(run(chooser, text(65536), 0, 40).tried, 0U);
+}
+
+TEST(FilterChooser, SaysBeforehandWhatItWillStoreRaw) {
+  FrameScratch scratch;
+  FilterChooser never({.compress = false});
+  EXPECT_TRUE(never.choose_raw(8));
+
+  FilterChooser chooser({});
+  const auto noise = test::random_bytes(kFrameRawBytes, 1);
+  EXPECT_FALSE(chooser.choose_raw(8)) << "nothing is known yet";
+  EXPECT_EQ(chooser.choose(noise, 8, scratch).codec, Codec::none);
+  unsigned raw = 0;
+  while (raw < 1000 && chooser.choose_raw(8)) ++raw;
+  EXPECT_GT(raw, 0U);
+  EXPECT_LT(raw, 1000U) << "it is probed again";
+  EXPECT_FALSE(chooser.choose_raw(4)) << "other elements are other data";
+  EXPECT_EQ(chooser.choose(text(kFrameRawBytes), 8, scratch).codec, Codec::lz4);
+  EXPECT_FALSE(chooser.choose_raw(8));
+}
+
+TEST(Frame, RawInPlaceIsTheSamePayload) {
+  for (const std::size_t bytes : {std::size_t{1}, std::size_t{5000}, std::size_t{kFrameRawBytes}}) {
+    const auto raw = test::random_bytes(bytes, 7);
+    bool compressed = true;
+    const auto copied = encode(raw, {}, compressed);
+    const auto chunks = split(bytes);
+    std::vector<std::byte> in_place(max_frame_payload(chunks.size(), bytes));
+    std::ranges::copy(raw, in_place.end() - static_cast<std::ptrdiff_t>(bytes));
+    EXPECT_EQ(encode_raw_frame(chunks, bytes, in_place), in_place.size());
+    EXPECT_EQ(in_place, copied);
+  }
 }
 
 TEST(FilterChooser, FindsTheSizeOfElementsWhenNobodySays) {
