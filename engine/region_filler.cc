@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/region_filler.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "base/bytes.h"
 #include "base/fault_point.h"
+#include "base/signals.h"
 #include "base/try.h"
 #include "engine/chain.h"
 #include "engine/mapping.h"
@@ -22,8 +28,9 @@ namespace {
 using storage::ByteRange;
 
 /// Requests that are made at once: 8 MiB of them stand for 1 GiB of 4 KiB chunks. At a seam one frame may be read
-/// twice.
+/// twice. The first are fewer, so that the disk has something to do soon.
 constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
+constexpr std::size_t kFirstRequests = std::size_t{1} << 15;
 constexpr std::uint64_t kClearBytes = 4096;
 
 tracker::PageRange pages_around(const Region& region) {
@@ -89,7 +96,8 @@ class Filler {
 
   Status run() {
     for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
-    return flush();
+    VARVE_TRY(read(requests_));
+    return finish_all_but(0);
   }
 
  private:
@@ -103,18 +111,62 @@ class Filler {
         const std::uint64_t chunk = run.first + k;
         requests_.push_back({target.record->names[first_name + k], static_cast<std::uint32_t>(grid.extent(chunk).bytes),
                              fill_tag(index, chunk)});
-        if (requests_.size() >= kRequestsMax) status = flush();
+        if (requests_.size() >= requests_max_) status = begin_batch();
       }
     });
     return status;
   }
 
-  Status flush() {
-    auto status =
-        store_.read_chunks(requests_, storage::kAllProcessors,
-                           [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
+  /// Chunks that are read by a thread of their own, while the places of the next ones are looked up.
+  struct Batch {
+    Filler& filler;
+    const std::vector<storage::ChunkRequest> requests;
+    std::optional<pthread_t> thread = {};
+    Status status = {};
+
+    Batch(Filler& owner, std::vector<storage::ChunkRequest> wanted) : filler(owner), requests(std::move(wanted)) {}
+    ~Batch() { wait(); }
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
+    void start() {
+      const BlockedSignals blocked;  // inherited by the thread
+      pthread_t started;
+      if (pthread_create(&started, nullptr, &run, this) == 0)
+        thread = started;
+      else  // no more threads for this user
+        run(this);
+    }
+    void wait() {
+      if (thread.has_value()) pthread_join(*thread, nullptr);
+      thread.reset();
+    }
+    static void* run(void* self) {
+      auto& batch = *static_cast<Batch*>(self);
+      batch.status = batch.filler.read(batch.requests);
+      return nullptr;
+    }
+  };
+
+  Status read(std::span<const storage::ChunkRequest> requests) {
+    return store_.read_chunks(requests, storage::kAllProcessors,
+                              [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
+  }
+
+  Status begin_batch() {
+    VARVE_TRY(finish_all_but(1));
+    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_)));
+    batches_.back()->start();
     requests_.clear();
-    return status;
+    requests_max_ = kRequestsMax;
+    return {};
+  }
+
+  Status finish_all_but(std::size_t left) {
+    for (; batches_.size() > left; batches_.pop_front()) {
+      batches_.front()->wait();
+      VARVE_TRY(batches_.front()->status);
+    }
+    return {};
   }
 
   // Called from several threads at once.
@@ -145,8 +197,10 @@ class Filler {
   const std::span<const FillTarget> targets_;
   Populating populating_;
   std::vector<storage::ChunkRequest> requests_;
+  std::size_t requests_max_ = kFirstRequests;
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};
+  std::deque<std::unique_ptr<Batch>> batches_;  // at most two; last, so that they end before what they use
 };
 
 }  // namespace

@@ -4,7 +4,8 @@
 // much as asking for ranges; then chunks in the order in which they lie in the store, straight into place, at any
 // alignment. Excluded bytes are not touched.
 //
-// Threads: used by the thread that restores; the store delivers from several at once, into disjoint memory.
+// Threads: used by the thread that restores, which starts others while it runs; the store delivers from several at
+// once, into disjoint memory.
 #pragma once
 
 #include <span>

@@ -92,22 +92,23 @@ Status restore_once(const RestoreBench& options, Scratch& scratch, const Mapping
   const std::uint64_t begin_ns = monotonic_ns();
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
   VARVE_TRY(engine.protect("memory", memory.bytes().data(), memory.bytes().size()));
+  const std::uint64_t open_ns = monotonic_ns() - begin_ns;
   if (options.touched) fill(memory.bytes(), DataKind::random, 2);  // as a program that has set up its arrays
-  const std::uint64_t opened_ns = monotonic_ns();
+  const std::uint64_t restore_begin_ns = monotonic_ns();
   if (options.lazy) {
-    VARVE_TRY(restore_lazily(engine, memory, opened_ns, row));
+    VARVE_TRY(restore_lazily(engine, memory, restore_begin_ns, row));
   } else {
     VARVE_TRY(engine.restore("latest"));
-    row.restore.add(monotonic_ns() - opened_ns);
+    row.restore.add(monotonic_ns() - restore_begin_ns);
   }
-  const std::uint64_t restored_ns = monotonic_ns();
+  const std::uint64_t restore_ns = monotonic_ns() - restore_begin_ns;
   row.choices = engine.choices();
   VARVE_TRY(engine.close());
   if (std::memcmp(memory.bytes().data(), expected.bytes().data(), memory.bytes().size()) != 0)
     return fail(ErrorCode::corruption, {"restore of the benchmark's image is wrong", "memory differs from the original",
                                         "this is a bug in Varve: keep the store (--keep) and report it"});
-  row.open.add(opened_ns - begin_ns);
-  row.rate.add(per_second(options.bytes, restored_ns - begin_ns));
+  row.open.add(open_ns);
+  row.rate.add(per_second(options.bytes, open_ns + restore_ns));
   if (!options.lazy) return {};
   drop_store(options, scratch);
   VARVE_TRY_ASSIGN(const auto manifest_ns, read_manifest_ns(scratch.store()));
