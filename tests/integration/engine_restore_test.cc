@@ -2,9 +2,6 @@
 //
 // Protect, checkpoint, and restore: in the same process, in another one, at other addresses and alignments.
 #include <array>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -46,55 +43,6 @@ TEST(EngineRestore, brings_back_what_was_there_at_the_cut) {
   EXPECT_TRUE(*restored);
   EXPECT_TRUE(same(memory.span(), expected));
   ASSERT_OK(engine.close());
-}
-
-// The first batch has 2^15 chunks, and is read beside the next one.
-TEST(EngineRestore, of_more_chunks_than_are_asked_for_at_once) {
-  constexpr std::size_t kPagesOfTwoBatches = 40'000;
-  const TemporaryDirectory directory;
-  Pages memory(kPagesOfTwoBatches);
-  const auto expected = [](std::size_t page) { return static_cast<std::byte>(page * 7 + page / 251); };
-  const auto fill_pages = [&] {
-    for (std::size_t page = 0; page < kPagesOfTwoBatches; ++page) {
-      memory.page(page)[0] = expected(page);
-      std::memcpy(&memory.page(page)[8], &page, sizeof page);
-    }
-  };
-  const auto differing = [&] {
-    std::size_t pages = 0;
-    for (std::size_t page = 0; page < kPagesOfTwoBatches; ++page) {
-      std::size_t there = 0;
-      std::memcpy(&there, &memory.page(page)[8], sizeof there);
-      if (memory.page(page)[0] != expected(page) || there != page) ++pages;
-    }
-    return pages;
-  };
-  fill_pages();
-  {
-    Engine engine = opened(small_options(directory / "store"));
-    ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
-    ASSERT_OK(checkpoint(engine));
-    ASSERT_OK(engine.close());
-  }
-  std::memset(memory.begin(), 0, memory.bytes());
-  {
-    Engine engine = opened(small_options(directory / "store"));
-    ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
-    ASSERT_OK(engine.restore("latest"));
-    EXPECT_EQ(differing(), 0U);
-    ASSERT_OK(engine.close());
-  }
-  // A byte is wrong in a frame of the first batch: that is the error, whatever the others find.
-  for (const auto& file : std::filesystem::directory_iterator(directory / "store/segments")) {
-    std::fstream segment(file.path(), std::ios::in | std::ios::out | std::ios::binary);
-    segment.seekg(100'000);
-    const char wrong = static_cast<char>(segment.get() ^ 1);
-    segment.seekp(100'000);
-    segment.put(wrong);
-  }
-  Engine engine = opened(small_options(directory / "store"));
-  ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
-  ASSERT_ERROR(ErrorCode::corruption, engine.restore("latest"));
 }
 
 TEST(EngineRestore, tells_no_image_yet_from_an_error) {

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Cuts of programs with many threads: SafePoint.
+// Cuts of programs with many threads: SafePoint. Restores on several threads, and on one.
+#include <sys/syscall.h>
+
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/integration/engine_fixture.h"
+#include "tests/support/refuse_syscalls.h"
 #include "varve/varve.h"
 
 namespace varve::test {
@@ -193,6 +200,72 @@ TEST(EngineThreads, the_error_of_the_body_is_the_error_of_the_cut) {
   const Status cut = point.cut([]() -> Status { return fail(ErrorCode::io, {"the image failed", "a test", "none"}); });
   ASSERT_ERROR(ErrorCode::io, cut);
   EXPECT_OK(point.cut([]() -> Status { return {}; }));
+}
+
+Engine open_engine(const std::string& store) {
+  auto engine = Engine::open(small_options(store));
+  if (!engine) ADD_FAILURE() << engine.error().message();
+  return std::move(engine).value();
+}
+
+// The first batch has 2^15 chunks, and is read beside the next one.
+TEST(EngineRestoreThreads, read_more_chunks_than_are_asked_for_at_once) {
+  constexpr std::size_t kPagesOfTwoBatches = 40'000;
+  const TemporaryDirectory directory;
+  Pages memory(kPagesOfTwoBatches);
+  const auto expected = [](std::size_t page) { return static_cast<std::byte>(page * 7 + page / 251); };
+  const auto fill_pages = [&] {
+    for (std::size_t page = 0; page < kPagesOfTwoBatches; ++page) {
+      memory.page(page)[0] = expected(page);
+      std::memcpy(&memory.page(page)[8], &page, sizeof page);
+    }
+  };
+  const auto differing = [&] {
+    std::size_t pages = 0;
+    for (std::size_t page = 0; page < kPagesOfTwoBatches; ++page) {
+      std::size_t there = 0;
+      std::memcpy(&there, &memory.page(page)[8], sizeof there);
+      if (memory.page(page)[0] != expected(page) || there != page) ++pages;
+    }
+    return pages;
+  };
+  fill_pages();
+  {
+    Engine engine = open_engine(directory / "store");
+    ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
+    ASSERT_OK(checkpoint(engine));
+    ASSERT_OK(engine.close());
+  }
+  std::memset(memory.begin(), 0, memory.bytes());
+  {
+    Engine engine = open_engine(directory / "store");
+    ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
+    ASSERT_OK(engine.restore("latest"));
+    EXPECT_EQ(differing(), 0U);
+    ASSERT_OK(engine.close());
+  }
+  {  // Where no thread can be started any more, the one that restores does it all.
+    Engine engine = open_engine(directory / "store");
+    ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
+    std::memset(memory.begin(), 0, memory.bytes());
+    std::thread([&] {
+      ASSERT_TRUE(refuse_syscalls({SYS_clone, SYS_clone3}, EAGAIN));  // of this thread
+      ASSERT_OK(engine.restore("latest"));
+    }).join();
+    EXPECT_EQ(differing(), 0U);
+    ASSERT_OK(engine.close());
+  }
+  // A byte is wrong in a frame of the first batch: that is the error, whatever the others find.
+  for (const auto& file : std::filesystem::directory_iterator(directory / "store/segments")) {
+    std::fstream segment(file.path(), std::ios::in | std::ios::out | std::ios::binary);
+    segment.seekg(100'000);
+    const char wrong = static_cast<char>(segment.get() ^ 1);
+    segment.seekp(100'000);
+    segment.put(wrong);
+  }
+  Engine engine = open_engine(directory / "store");
+  ASSERT_OK(engine.protect("memory", memory.begin(), memory.bytes()));
+  ASSERT_ERROR(ErrorCode::corruption, engine.restore("latest"));
 }
 
 }  // namespace

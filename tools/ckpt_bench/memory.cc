@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "base/bytes.h"
+#include "base/huge_memory.h"
 #include "base/os_error.h"
 #include "tools/units.h"
 
@@ -18,11 +19,6 @@
 #endif
 
 namespace varve::tools {
-namespace {
-
-constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
-
-}  // namespace
 
 Result<Mapping> Mapping::create(const Options& options) {
   Mapping mapping;

@@ -84,7 +84,7 @@ int in_pieces(std::uint64_t bytes, const Mapping& buffers, const Piece& piece) {
   return failed.load();
 }
 
-/// In huge pages, which the disk here takes a quarter faster than small ones: a request is one segment then.
+/// In huge pages, as the engine writes: a request is one segment then.
 Result<Mapping> piece_buffers() {
   VARVE_TRY_ASSIGN(auto buffers, Mapping::create({.bytes = kInFlight * kPieceBytes, .huge_pages = HugePages::always}));
   fill(buffers.bytes(), DataKind::random, 1);

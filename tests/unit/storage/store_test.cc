@@ -5,6 +5,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "storage/inventory.h"
@@ -54,6 +56,52 @@ TEST(Store, RestoresFullAndDeltaImagesAfterReopening) {
     auto restored = restore(*store, "main", number);
     ASSERT_OK(restored);
     EXPECT_EQ(*restored, states[number - 1]) << number;
+  }
+}
+
+// What stays raw is gathered where it is written from: frames that end early, chunks that come again, images that are
+// dropped, and more than a buffer.
+TEST(Store, RawFramesOfAnyShapeComeBack) {
+  for (const std::uint32_t chunk_bytes : {std::uint32_t{4096}, std::uint32_t{65536}}) {
+    SCOPED_TRACE(chunk_bytes);
+    SimulatedDisk disk;
+    StoreOptions options;
+    options.compress = false;
+    options.chunk_bytes = chunk_bytes;
+    std::vector<ShadowMemory> states(2);
+    {
+      auto store = open_store(disk, options);
+      auto writer = open_chain(*store);
+      for (std::size_t i = 0; i < 40; ++i)  // an element size and a short last chunk each
+        states[0]["small" + std::to_string(i)] = {random_bytes(100 + i * 997, i + 1), 0, i % 3 == 0 ? 8U : 4U};
+      states[0]["large"] = {random_bytes(5'000'000, 99), 0, 8};
+      std::copy_n(states[0]["large"].content.begin(), 3 * chunk_bytes, states[0]["large"].content.begin() + 200'704);
+      ASSERT_OK(checkpoint(*store, *writer, "main", 1, states[0], nullptr, 0));
+
+      const auto dropped = random_bytes(chunk_bytes, 1000);
+      for (const std::size_t chunks : {std::size_t{1}, std::size_t{3}}) {
+        ASSERT_OK(writer->begin());
+        for (std::size_t i = 0; i < chunks; ++i) {
+          const auto part = std::span(dropped).first(chunk_bytes - i);
+          ASSERT_OK(writer->add(store->name_of(part), part, 8));
+        }
+        writer->abandon();
+      }
+      states[1] = states[0];
+      states[1]["large"].content[1'000'000] ^= std::byte{1};
+      states[1]["small7"].content[0] ^= std::byte{1};
+      ASSERT_OK(checkpoint(*store, *writer, "main", 2, states[1], &states[0], 1));
+      ASSERT_OK(writer->close());
+    }
+    auto store = open_store(disk);
+    for (std::uint64_t number = 1; number <= 2; ++number) {
+      auto restored = restore(*store, "main", number);
+      ASSERT_OK(restored);
+      EXPECT_EQ(*restored, states[number - 1]) << "image " << number;
+    }
+    auto report = verify(store->io(), {true});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->status, VerifyStatus::good);
   }
 }
 
