@@ -259,9 +259,11 @@ void change(std::span<std::byte> piece, DataKind kind, std::uint64_t salt, std::
     case DataKind::key_value: return churn_entries(piece, offset, salt);
     case DataKind::text: return edit_text(piece, offset, salt);
     case DataKind::random: {
-      const std::uint64_t bits = mix(salt) | 1;
+      // Multiplied, so that the difference to what was there does not compress either.
+      constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15u;
+      const std::uint64_t bits = mix(salt);
       return change_words<std::uint64_t>(piece, offset,
-                                         [bits](std::uint64_t value, std::size_t) { return value ^ bits; });
+                                         [bits](std::uint64_t value, std::size_t) { return value * kOdd + bits; });
     }
     case DataKind::heap:
     case DataKind::zeros:
