@@ -187,7 +187,8 @@ Status ImageWriter::take(const RegionCut& cut, std::uint64_t index, const Chunk&
       append_chunk(reduced.changed, index, RunKind::zero);
       break;
     case Chunk::Found::changed:
-      VARVE_TRY(chain_.add(chunk.name, chunk.content, cut.region->element_bytes));
+      VARVE_TRY(chain_.add(chunk.name, chunk.content, cut.region->element_bytes,
+                           cut.region->committed.names.name_or_none(index)));
       ++counts.named;
       append_chunk(reduced.changed, index, RunKind::named);
       reduced.changed.names.push_back(chunk.name);

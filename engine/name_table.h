@@ -34,6 +34,10 @@ class NameTable {
   bool zero(std::uint64_t index) const { return names_[index] == kZero; }
   /// REQUIRES: known and not zero.
   const storage::ChunkName& name(std::uint64_t index) const { return names_[index]; }
+  /// All zero where it is unknown or zero.
+  storage::ChunkName name_or_none(std::uint64_t index) const {
+    return known(index) && !zero(index) ? names_[index] : storage::ChunkName{};
+  }
   bool is(std::uint64_t index, const storage::ChunkName& name) const { return names_[index] == name; }
 
   static bool reserved(const storage::ChunkName& name) { return name == kUnknown || name == kZero; }

@@ -59,7 +59,9 @@ ChainWriterImplementation::~ChainWriterImplementation() {
 
 void ChainWriterImplementation::count_memory() {
   const std::uint64_t frames = (ring_.size() * (encoder_ == nullptr ? 1 : 2) + 2) * kFrameRawBytes;
-  const std::uint64_t now = WriteBuffers::kBytes * WriteBuffers::kCount + frames + content_.memory_bytes();
+  std::uint64_t now = WriteBuffers::kBytes * WriteBuffers::kCount + frames + content_.memory_bytes();
+  now += stored_.memory_bytes() + roots_.memory_bytes();
+  for (const FrameJob& job : ring_) now += job.difference_memory == nullptr ? 0 : kFrameRawBytes;
   store_.count_writer_bytes(static_cast<std::int64_t>(now) - static_cast<std::int64_t>(counted_memory_));
   counted_memory_ = now;
 }
@@ -108,7 +110,7 @@ std::span<const std::byte> ChainWriterImplementation::find_pending(const ChunkNa
 }
 
 Status ChainWriterImplementation::add(const ChunkName& name, std::span<const std::byte> content,
-                                      std::uint32_t element_bytes) {
+                                      std::uint32_t element_bytes, const ChunkName& previous) {
   VARVE_CHECK(begun_ && !content.empty() && content.size() <= store_.chunk_bytes());
   VARVE_AUDIT(store_.options().verify_on_dedup || name == store_.name_of(content));
   if (broken_) return *broken_;
@@ -124,20 +126,21 @@ Status ChainWriterImplementation::add(const ChunkName& name, std::span<const std
     ++counts_.reused_chunks;
     return {};
   }
-  if (const auto place = store_.find_reusable(name, ordinal_)) {
+  const auto place = store_.find_reusable(name, ordinal_);
+  if (place && base_stays(name, *place)) {
     if (store_.options().verify_on_dedup) VARVE_TRY(compare(name, *place, content));
     ++counts_.reused_chunks;
     return {};
   }
-  auto appended = append_chunk(name, content, element_bytes);
+  // Where it is stored as a difference of no use any more, what is written now needs nothing.
+  auto appended = append_chunk(name, content, element_bytes, place ? kNoBase : previous, false);
   if (!appended) broken_ = appended.error();
   return appended;
 }
 
 Status ChainWriterImplementation::compare(const ChunkName& name, const ChunkPlace& place,
                                           std::span<const std::byte> content) {
-  SegmentWriter* const own = place.segment == ordinal_ ? segment_.get() : nullptr;
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> stored, stored_.chunk(name, place, own));
+  VARVE_TRY_ASSIGN(const std::span<const std::byte> stored, stored_.chunk(name, place, own()));
   if (std::ranges::equal(stored, content)) return {};
   return fail(
       ErrorCode::corruption,
@@ -150,24 +153,39 @@ Status ChainWriterImplementation::confirm(const ChunkName& name, std::span<const
   if (!store_.options().verify_on_dedup) return {};
   if (const auto pending = find_pending(name); !pending.empty()) {
     if (std::ranges::equal(pending, content)) return {};
-  } else if (const auto place = store_.find_chunk(name, {})) {
-    return compare(name, *place, content);
   }
-  return fail(ErrorCode::corruption,
-              {fmt::format("comparing chunk {} with the one that is stored under its name failed", to_string(name)),
-               "there is none with these bytes", "take a full image, and run `varve verify` on the store"});
+  Error error = fail(ErrorCode::corruption,
+                     {fmt::format("comparing chunk {} with the one that is stored under its name failed",
+                                  to_string(name)),
+                      "there is none with these bytes", "take a full image, and run `varve verify` on the store"});
+  std::vector<ChunkPlace> tried;
+  while (const auto place = store_.find_chunk(name, tried)) {
+    auto same = compare(name, *place, content);
+    if (same || !place->difference) return same;
+    // A difference that no image needs may have lost its base; another place counts then.
+    error = same.error();
+    tried.push_back(*place);
+  }
+  return error;
 }
 
 Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<const std::byte> content,
-                                               std::uint32_t element_bytes) {
+                                               std::uint32_t element_bytes, const ChunkName& previous,
+                                               bool moved_difference) {
   const FrameJob& last = filling();
   const bool full = last.raw_bytes + content.size() > kFrameRawBytes || last.chunks.size() == last.most_chunks;
-  if (full || (!last.chunks.empty() && element_bytes != last.element_bytes)) VARVE_TRY(flush_frame());
+  const bool other = element_bytes != last.element_bytes || moved_difference != last.moved_difference;
+  if (full || (!last.chunks.empty() && other)) VARVE_TRY(flush_frame());
   FrameJob& job = filling();
-  if (job.chunks.empty()) VARVE_TRY(begin_frame(job, element_bytes));
+  if (job.chunks.empty()) {
+    job.moved_difference = moved_difference;
+    job.replaces = previous != kNoBase;
+    VARVE_TRY(begin_frame(job, element_bytes));
+  }
   std::memcpy(job.raw + job.raw_bytes, content.data(), content.size());
   job.raw_bytes += content.size();
   job.chunks.push_back({name, static_cast<std::uint32_t>(content.size())});
+  job.previous.push_back(previous);
   ++counts_.new_chunks;
   counts_.raw_bytes += content.size();
   return {};
@@ -176,7 +194,7 @@ Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<
 Status ChainWriterImplementation::begin_frame(FrameJob& job, std::uint32_t element_bytes) {
   fill_begin_ns_ = monotonic_ns();
   job.element_bytes = element_bytes;
-  if (encoder_ != nullptr || !chooser_.choose_raw(element_bytes)) return {};
+  if (encoder_ != nullptr || job.moved_difference || !chooser_.choose_raw(element_bytes, job.replaces)) return {};
   VARVE_TRY(check_room());
   const std::size_t most_chunks = kFrameRawBytes / store_.chunk_bytes();
   const std::size_t payload = max_frame_payload(most_chunks, kFrameRawBytes);
@@ -206,7 +224,9 @@ Status ChainWriterImplementation::flush_frame() {
     return {};
   }
   chooser_.set_disk_speed(segment_->disk_bytes_per_second(), fill_ns_);
-  job.choice = chooser_.choose(job.content(), job.element_bytes, scratch_);
+  MakeDifference make;
+  if (job.replaces) make = [&] { return make_difference(job); };
+  if (!choose_moved(job)) job.choice = chooser_.choose(job.content(), job.element_bytes, scratch_, make);
   if (encoder_ == nullptr) return encode_here(job);
   encoder_->start(job);
   ++background_;
@@ -235,7 +255,8 @@ Status ChainWriterImplementation::encode_here(FrameJob& job) {
                    segment_->room(round_up(kRecordHeaderBytes + payload, kRecordAlignment)));
   const std::uint64_t begin_ns = monotonic_ns();
   job.payload_bytes =
-      encode_frame(job.content(), job.chunks, job.choice, scratch_, room.subspan(kRecordHeaderBytes), job.compressed);
+      encode_frame(job.content(), job.chunks, job.choice, scratch_, room.subspan(kRecordHeaderBytes), job.compressed,
+                   job.difference());
   job.encode_ns = monotonic_ns() - begin_ns;
   finish_frame(job, room);
   return {};
@@ -265,14 +286,17 @@ void ChainWriterImplementation::finish_frame(FrameJob& job, std::span<std::byte>
                  {.raw_bytes = job.raw_bytes,
                   .stored_bytes = job.payload_bytes - max_frame_payload(job.chunks.size(), 0),
                   .compressed = job.compressed,
-                  .encode_ns = job.encode_ns});
+                  .encode_ns = job.encode_ns,
+                  .base_ns = job.choice.filter == Filter::difference ? job.base_ns : 0,
+                  .replaces = job.replaces});
   for (const FrameChunk& chunk : job.chunks) content_.names.push_back(chunk.name);
-  enter_frame(record, job.payload_bytes, job.chunks.size());
+  if (job.stored_as_difference()) remember_bases(job);
+  enter_frame(record, job.payload_bytes, job.chunks.size(), job.stored_as_difference());
   job.clear();
 }
 
 void ChainWriterImplementation::enter_frame(std::span<std::byte> record, std::size_t payload_bytes,
-                                            std::size_t chunks) {
+                                            std::size_t chunks, bool difference) {
   RecordHeader header;
   header.type = RecordType::frame;
   header.nonce = nonce_;
@@ -284,8 +308,9 @@ void ChainWriterImplementation::enter_frame(std::span<std::byte> record, std::si
   const std::size_t bytes = round_up(kRecordHeaderBytes + payload_bytes, kRecordAlignment);
   std::memset(record.data() + kRecordHeaderBytes + payload_bytes, 0, bytes - kRecordHeaderBytes - payload_bytes);
   segment_->advance(bytes);
-  content_.frames.push_back({header.offset, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(chunks)});
-  store_.index_frame(ordinal_, header.offset, std::span(content_.names).last(chunks));
+  content_.frames.push_back(
+      {header.offset, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(chunks), difference});
+  store_.index_frame(ordinal_, content_.frames.back(), std::span(content_.names).last(chunks));
   VARVE_FAULT_POINT(frame_written);
 }
 
@@ -398,6 +423,7 @@ void ChainWriterImplementation::end_image() {
   begun_ = false;
   broken_.reset();
   clear_frames();
+  stored_.close_files();
   store_lock_.reset();
   count_memory();
 }

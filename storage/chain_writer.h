@@ -20,6 +20,7 @@
 #include "storage/chain_lock.h"
 #include "storage/frame.h"
 #include "storage/frame_workers.h"
+#include "storage/known_bases.h"
 #include "storage/segment_writer.h"
 #include "storage/store_implementation.h"
 #include "storage/stored_frames.h"
@@ -37,7 +38,8 @@ class ChainWriterImplementation final : public ChainWriter {
 
   std::uint64_t next_number() const override { return next_number_; }
   Status begin() override;
-  Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) override;
+  Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
+             const ChunkName& previous) override;
   void prefetch(std::span<const ChunkName> names) override { store_.prefetch(names); }
   Status confirm(const ChunkName& name, std::span<const std::byte> content) override;
   Result<Committed> commit(const Manifest& manifest) override;
@@ -56,9 +58,11 @@ class ChainWriterImplementation final : public ChainWriter {
   /// Another writer of the same chain under the same lock, with segments of its own.
   Result<std::unique_ptr<ChainWriterImplementation>> make_sibling();
   /// A frame as it is stored. REQUIRES: payload and names were checked.
-  Status move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names);
+  Status move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names, bool difference);
   /// A chunk of a frame that is not moved whole; not looked up in the store. REQUIRES: the name was checked.
-  Status move_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes);
+  /// `difference`: it was in one, with this base (or kNoBase), and will be, where that still pays.
+  Status move_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
+                    bool difference, const ChunkName& base);
   /// Ends a commit of moved frames; durable when it returns.
   Status commit_moved(std::span<const SegmentName> sources);
   /// Writes a listed image once more, as it is. Begins and ends a commit.
@@ -78,7 +82,8 @@ class ChainWriterImplementation final : public ChainWriter {
   std::vector<std::byte> seal_notes(const SegmentHeader& header, std::vector<FooterNote>& notes) const;
 
   // Records.
-  Status append_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes);
+  Status append_chunk(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
+                      const ChunkName& previous, bool moved_difference);
   /// Ends the frame being filled: encodes it here, or has it encoded in the background.
   Status flush_frame();
   /// Where the next frame is gathered. REQUIRES: it is empty.
@@ -92,7 +97,7 @@ class ChainWriterImplementation final : public ChainWriter {
   /// The payload lies in `record` behind room for the header.
   void finish_frame(FrameJob& job, std::span<std::byte> record);
   /// Puts the header before a payload, and enters the frame everywhere. REQUIRES: its chunks are the last of the names.
-  void enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks);
+  void enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks, bool difference);
   Status check_room() const;
   /// Closing record, padding, flush. `end`: of the commit, `offset`: of the record.
   Status write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block, std::uint64_t& offset);
@@ -106,6 +111,20 @@ class ChainWriterImplementation final : public ChainWriter {
   Status check_nothing_hidden(std::string_view action) const;
   Result<Committed> finish_commit(const Manifest& manifest);
 
+  // Differences (chain_writer_difference.cc).
+  /// What new chunks may be stored as a difference to instead of a chunk: itself, or its own base, so that none is ever
+  /// to a difference. kNoBase: none that is as safe as what an image may name.
+  ChunkName root_of(const ChunkName& previous);
+  /// Whether an image may name the chunk at this place: one in a difference needs its base.
+  bool base_stays(const ChunkName& name, const ChunkPlace& place);
+  /// A frame's content XOR that of its bases; empty where too little has one. Done once for each frame.
+  std::span<const std::byte> make_difference(FrameJob& job);
+  /// Reads the job's bases; those that can't be read are none any more.
+  void read_bases(FrameJob& job);
+  /// For chunks that garbage collection takes out of a difference. False: it is no such frame, or has no base left.
+  bool choose_moved(FrameJob& job);
+  void remember_bases(const FrameJob& job);
+
   // Images.
   void drop_image();
   void end_image();
@@ -115,6 +134,7 @@ class ChainWriterImplementation final : public ChainWriter {
   void clear_frames();
   /// Whether the stored chunk has these bytes.
   Status compare(const ChunkName& name, const ChunkPlace& place, std::span<const std::byte> content);
+  OwnSegment own() const { return {ordinal_, content_.end, segment_.get()}; }
   void count_memory();
 
   StoreImplementation& store_;
@@ -153,7 +173,8 @@ class ChainWriterImplementation final : public ChainWriter {
   std::size_t background_ = 0;
   std::unique_ptr<FrameEncoder> encoder_;  // null: one thread, all is done here
 
-  StoredFrames stored_;  // for verify_on_dedup
+  StoredFrames stored_;  // for verify_on_dedup, and for bases
+  KnownBases roots_;
   std::uint64_t seen_collections_ = 0;
   std::uint64_t counted_memory_ = 0;
 };

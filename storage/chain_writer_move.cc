@@ -17,7 +17,8 @@ Result<std::unique_ptr<ChainWriterImplementation>> ChainWriterImplementation::ma
   return std::make_unique<ChainWriterImplementation>(store_, chain_, lock_, std::move(buffers));
 }
 
-Status ChainWriterImplementation::move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names) {
+Status ChainWriterImplementation::move_frame(std::span<const std::byte> payload, std::span<const ChunkName> names,
+                                             bool difference) {
   VARVE_CHECK(begun_);
   if (broken_) return *broken_;
   if (!filling().in_place.empty()) VARVE_TRY(flush_frame());  // it lies where this one goes
@@ -31,15 +32,15 @@ Status ChainWriterImplementation::move_frame(std::span<const std::byte> payload,
   std::ranges::copy(payload, room->begin() + kRecordHeaderBytes);
   content_.names.insert(content_.names.end(), names.begin(), names.end());
   counts_.new_chunks += names.size();
-  enter_frame(*room, payload.size(), names.size());
+  enter_frame(*room, payload.size(), names.size(), difference);
   return {};
 }
 
 Status ChainWriterImplementation::move_chunk(const ChunkName& name, std::span<const std::byte> content,
-                                             std::uint32_t element_bytes) {
+                                             std::uint32_t element_bytes, bool difference, const ChunkName& base) {
   VARVE_CHECK(begun_ && !content.empty() && content.size() <= store_.chunk_bytes());
   if (broken_) return *broken_;
-  auto appended = append_chunk(name, content, element_bytes);
+  auto appended = append_chunk(name, content, element_bytes, base, difference);
   if (!appended) broken_ = appended.error();
   return appended;
 }

@@ -13,9 +13,13 @@ constexpr std::size_t kShards = 64;
 constexpr std::uint64_t kSplitAt = 8192;  // entries
 constexpr std::uint32_t kFirstCapacity = 32;
 
-// A place in 64 bits: segment (20), offset / 64 (36), slot (8). Segments count from 1, so that 0 is no place.
+// A place in 64 bits: segment (19), difference (1), offset / 64 (36), slot (8). Segments count from 1, so that 0 is no
+// place.
 constexpr unsigned kSlotBits = 8;
 constexpr unsigned kOffsetBits = 36;
+constexpr unsigned kDifferenceAt = kSlotBits + kOffsetBits;
+constexpr unsigned kSegmentAt = kDifferenceAt + 1;
+static_assert(std::uint64_t{kMaxSegments} << kSegmentAt >> kSegmentAt == kMaxSegments);
 static_assert(kMaxSegmentBytes / kRecordAlignment == std::uint64_t{1} << kOffsetBits);
 static_assert(kFrameChunks == 1U << kSlotBits);
 
@@ -29,14 +33,14 @@ ChunkIndex::ChunkIndex() : shards_(1) {}
 std::uint64_t ChunkIndex::pack(const ChunkPlace& place) {
   VARVE_CHECK(place.segment != 0 && place.segment <= kMaxSegments && place.offset < kMaxSegmentBytes &&
               place.offset % kRecordAlignment == 0 && place.slot < kFrameChunks);
-  return std::uint64_t{place.segment} << (kOffsetBits + kSlotBits) | place.offset / kRecordAlignment << kSlotBits |
-         place.slot;
+  return std::uint64_t{place.segment} << kSegmentAt | std::uint64_t{place.difference} << kDifferenceAt |
+         place.offset / kRecordAlignment << kSlotBits | place.slot;
 }
 
 ChunkPlace ChunkIndex::unpack(std::uint64_t place) {
-  return {static_cast<std::uint32_t>(place >> (kOffsetBits + kSlotBits)),
+  return {static_cast<std::uint32_t>(place >> kSegmentAt),
           ((place >> kSlotBits) & ((std::uint64_t{1} << kOffsetBits) - 1)) * kRecordAlignment,
-          static_cast<std::uint32_t>(place & ((1U << kSlotBits) - 1))};
+          static_cast<std::uint32_t>(place & ((1U << kSlotBits) - 1)), (place >> kDifferenceAt & 1) != 0};
 }
 
 void ChunkIndex::Shard::put(Entry entry) {
@@ -75,13 +79,17 @@ bool ChunkIndex::Shard::erase(std::uint32_t slot) {
 
 bool ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
   std::uint32_t copies = 0;
+  std::optional<ChunkPlace> difference;
   find(name, [&](const ChunkPlace& other) {
     VARVE_AUDIT(other != place);
-    static_cast<void>(other);
     ++copies;
+    if (other.difference) difference = other;
     return false;
   });
-  if (copies >= kMaxCopies) return false;
+  if (copies >= kMaxCopies) {
+    if (!place.difference && difference && erase(name, *difference)) insert(name, place);
+    return false;
+  }
   if (shards_.size() == 1 && size_ >= kSplitAt) split();
   Shard& shard = shard_of(name);
   if (shard.size + 1 > bound(shard.capacity))

@@ -8,7 +8,8 @@
 //     +----+----+--- ... ---+----+
 //
 // Arrays grow by 1.3 at a load of 0.87, so an entry costs 28 to 36 bytes at any size; a small index is one shard. The
-// same name may be stored several times (two writers at once); a few of its places are kept.
+// same name may be stored several times (two writers at once); a few of its places are kept, those that need no other
+// chunk before others.
 //
 // Threads: one at a time; the store guards it.
 #pragma once
@@ -30,17 +31,19 @@ struct ChunkPlace {
   std::uint32_t segment = 0;  ///< from 1 to kMaxSegments
   std::uint64_t offset = 0;
   std::uint32_t slot = 0;
+  bool difference = false;  ///< of the frame (Filter::difference): the chunk needs another one
   friend bool operator==(const ChunkPlace&, const ChunkPlace&) = default;
   friend auto operator<=>(const ChunkPlace&, const ChunkPlace&) = default;
 };
 
-inline constexpr std::uint32_t kMaxSegments = (1U << 20) - 1;
+inline constexpr std::uint32_t kMaxSegments = (1U << 19) - 1;
 
 class ChunkIndex {
  public:
   ChunkIndex();
 
-  /// False, and nothing is done, when the name has as many places as are kept. REQUIRES: it is not yet at this place.
+  /// False when the name has as many places as are kept: nothing is done, or a difference gives way to a place that is
+  /// none. REQUIRES: it is not yet at this place.
   bool insert(const ChunkName& name, const ChunkPlace& place);
   /// The first place that `accept` takes.
   template <class Accept>

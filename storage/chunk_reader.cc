@@ -23,6 +23,7 @@ constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
 constexpr std::size_t kWindowsPerThread = 2;                // less is not worth starting one
 constexpr unsigned kQueueDepth = 8;                         // what keeps a disk busy with windows of this size
+constexpr std::size_t kBaseFrames = 4;                      // that each thread keeps
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
 /// Memory for one window: in huge pages; a small one is of the heap, which is warm.
@@ -89,7 +90,7 @@ struct ChunkReader::Window {
 // What a thread keeps from one window to the next.
 class ChunkReader::Worker {
  public:
-  explicit Worker(ChunkReader& reader) : reader_(reader) {}
+  explicit Worker(ChunkReader& reader) : reader_(reader), bases_(reader.store_, kBaseFrames) {}
 
   void run(Window& window) {
     if (auto buffer = memory_for(window); !buffer) return reader_.failed(window.items, buffer.error());
@@ -101,7 +102,7 @@ class ChunkReader::Worker {
       window.read_around(*file_);
     else
       return reader_.failed(window.items, got.error());
-    reader_.decode(window, scratch_);
+    reader_.decode(window, scratch_, bases_);
   }
 
  private:
@@ -131,6 +132,7 @@ class ChunkReader::Worker {
   std::unique_ptr<File> file_;
   std::uint32_t ordinal_ = 0;  // of file_
   FrameScratch scratch_;
+  StoredFrames bases_;
 };
 
 Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
@@ -223,6 +225,11 @@ Status ChunkReader::next_plan(std::vector<Wanted> rest) {
       failures, [](const Failure& failure) { return failure.error.code() == ErrorCode::not_found; });
   if (collected) VARVE_TRY(store_.refresh());  // garbage collection moved it: look again
   for (const Failure& failure : failures) {
+    if (failure.of_base && failure.error.code() == ErrorCode::not_found &&
+        looked_again_.insert(failure.wanted.request).second) {
+      plan_.push_back(failure.wanted);
+      continue;
+    }
     std::vector<ChunkPlace>& tried = tried_[failure.wanted.request];
     tried.push_back(failure.wanted.place);
     const auto place = store_.find_chunk(requests_[failure.wanted.request].name, tried);
@@ -308,7 +315,7 @@ ChunkReader::Window ChunkReader::plan_window(std::size_t first) const {
   return window;
 }
 
-void ChunkReader::decode(const Window& window, FrameScratch& scratch) {
+void ChunkReader::decode(const Window& window, FrameScratch& scratch, StoredFrames& bases) {
   std::span<const Wanted> items = window.items;
   while (!items.empty()) {
     const std::uint64_t offset = items.front().place.offset;
@@ -321,23 +328,52 @@ void ChunkReader::decode(const Window& window, FrameScratch& scratch) {
                                         window.segment.key, at, store_.chunk_bytes(), scratch);
     const Error* const unread = window.failure_at(offset);
     if (unpacked)
-      deliver_frame(of_frame, *unpacked, at);
+      deliver_frame(of_frame, *unpacked, at, bases);
     else
       failed(of_frame, unread != nullptr ? *unread : unpacked.error());
   }
 }
 
-void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at) {
+Result<std::span<const std::byte>> ChunkReader::undo(const FrameView& frame, std::uint32_t slot,
+                                                     std::span<const std::byte> raw, const StoredAt& at,
+                                                     StoredFrames& bases, std::span<std::byte> into) const {
+  const ChunkName base = frame.base(slot);
+  if (base == kNoBase) return raw;
+  const auto content = bases.base(base, raw.size(), {});
+  if (!content) {
+    const Error& error = content.error();
+    return fail(error.code(),
+                {fmt::format("reading chunk {} in {} failed", to_string(frame.chunk(slot).name), to_string(at)),
+                 fmt::format("it is stored as a difference to another: {}: {}", error.what(), error.cause()),
+                 error.remedy()},
+                error.os_errno());
+  }
+  xor_bytes(raw, *content, into.first(raw.size()));
+  return std::span<const std::byte>(into.first(raw.size()));
+}
+
+void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at,
+                                StoredFrames& bases) {
   std::size_t next = 0;
   const auto fail_rest = [&](std::string cause) {
     failed(items.subspan(next), damaged("the frame", at, std::move(cause)));
   };
   std::span<const std::byte> raw = unpacked.raw;
+  std::vector<std::byte> undone(unpacked.frame.is_difference() ? store_.chunk_bytes() : 0);
   for (std::uint32_t slot = 0; slot < unpacked.frame.chunks && next < items.size(); ++slot) {
     const FrameChunk chunk = unpacked.frame.chunk(slot);
-    const std::span<const std::byte> content = raw.first(chunk.bytes);
+    std::span<const std::byte> content = raw.first(chunk.bytes);
     raw = raw.subspan(chunk.bytes);
     if (items[next].place.slot != slot) continue;
+    if (unpacked.frame.is_difference()) {
+      const auto made = undo(unpacked.frame, slot, content, at, bases, undone);
+      if (!made) {
+        for (; next < items.size() && items[next].place.slot == slot; ++next)
+          failed(items.subspan(next, 1), made.error(), true);
+        continue;
+      }
+      content = *made;
+    }
     if (store_.name_of(content) != chunk.name)
       return fail_rest(fmt::format("the content of chunk {} of it has another name", slot));
     for (; next < items.size() && items[next].place.slot == slot; ++next) {
@@ -351,9 +387,9 @@ void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFra
   if (next != items.size()) fail_rest("it has fewer chunks than the index says");
 }
 
-void ChunkReader::failed(std::span<const Wanted> items, const Error& error) {
+void ChunkReader::failed(std::span<const Wanted> items, const Error& error, bool of_base) {
   const MutexLock lock(mutex_);
-  for (const Wanted& item : items) failures_.push_back({item, error});
+  for (const Wanted& item : items) failures_.push_back({item, error, of_base});
 }
 
 }  // namespace varve::storage

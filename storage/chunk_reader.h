@@ -10,12 +10,16 @@
 // program's memory is not evicted for it. Memory is bounded by a window for each and the sorted list. A chunk whose
 // frame turns out damaged is looked for at another place before the call fails.
 //
+// What is stored as a difference needs another chunk: each thread reads those through a few frames of its own. They lie
+// in much the same order, so that most frames are read once.
+//
 // Threads: run() by one; it starts workers of its own where there is enough to do.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -23,6 +27,7 @@
 #include "storage/frame.h"
 #include "storage/io_threads.h"
 #include "storage/store_implementation.h"
+#include "storage/stored_frames.h"
 
 namespace varve::storage {
 
@@ -59,6 +64,7 @@ class ChunkReader {
   struct Failure {
     Wanted wanted;
     Error error;
+    bool of_base = false;  ///< what is stored there is good, and what it is a difference to is not
   };
 
   Status first_plan();
@@ -71,9 +77,13 @@ class ChunkReader {
   bool take(Window& window);
   Window plan_window(std::size_t first) const;
   void work();
-  void decode(const Window& window, FrameScratch& scratch);
-  void deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at);
-  void failed(std::span<const Wanted> items, const Error& error);
+  void decode(const Window& window, FrameScratch& scratch, StoredFrames& bases);
+  void deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at,
+                     StoredFrames& bases);
+  /// The content of a chunk in a difference, from what is stored of it and its base.
+  Result<std::span<const std::byte>> undo(const FrameView& frame, std::uint32_t slot, std::span<const std::byte> raw,
+                                          const StoredAt& at, StoredFrames& bases, std::span<std::byte> into) const;
+  void failed(std::span<const Wanted> items, const Error& error, bool of_base = false);
   static void help(void* reader, std::uint64_t);
   Error not_stored(const ChunkRequest& request) const;
 
@@ -83,6 +93,7 @@ class ChunkReader {
   const DeliverChunk& deliver_;
   std::vector<Wanted> plan_;
   std::map<std::uint32_t, std::vector<ChunkPlace>> tried_;  // by request
+  std::set<std::uint32_t> looked_again_;                    // requests whose base had been collected
   std::shared_ptr<IoThreads> threads_;
   OpenMode mode_ = OpenMode::read;
 

@@ -15,6 +15,7 @@ constexpr std::string_view kTrailerMagic = "varvtrlr";
 constexpr std::uint64_t kTrailerSeed = 0x766172766574726c;
 constexpr std::size_t kTrailerChecksumAt = kTrailerBytes - 8;
 constexpr std::size_t kFrameMinBytes = 16;
+constexpr std::uint32_t kDifferenceBit = std::uint32_t{1} << 31;  // of a frame's number of chunks
 constexpr std::size_t kImageMinBytes = 8 * 8 + 3;
 constexpr std::size_t kNoteMinBytes = 12;
 
@@ -26,7 +27,9 @@ bool decode_frames(ByteReader& in, std::uint32_t count, Footer& footer) {
     FooterFrame frame;
     frame.offset = in.get<std::uint64_t>();
     frame.bytes = in.get<std::uint32_t>();
-    frame.chunks = in.get<std::uint32_t>();
+    const auto chunks = in.get<std::uint32_t>();
+    frame.chunks = chunks & ~kDifferenceBit;
+    frame.difference = (chunks & kDifferenceBit) != 0;
     const bool placed = frame.offset >= least && frame.offset % kRecordAlignment == 0 && frame.offset <= footer.end &&
                         frame.bytes <= footer.end - frame.offset;
     if (!in.ok() || !placed || frame.chunks == 0 || frame.chunks > kFrameChunks) return false;
@@ -115,7 +118,7 @@ std::vector<std::byte> encode_footer(const Footer& footer) {
   for (const FooterFrame& frame : footer.frames) {
     out.put<std::uint64_t>(frame.offset);
     out.put<std::uint32_t>(frame.bytes);
-    out.put<std::uint32_t>(frame.chunks);
+    out.put<std::uint32_t>(frame.chunks | (frame.difference ? kDifferenceBit : 0));
     out.names(names.first(frame.chunks));
     names = names.subspan(frame.chunks);
   }

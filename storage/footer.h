@@ -19,6 +19,7 @@ struct FooterFrame {
   std::uint64_t offset = 0;
   std::uint32_t bytes = 0;   ///< of the record with its padding
   std::uint32_t chunks = 0;  ///< takes that many of Footer::names
+  bool difference = false;   ///< its chunks need others (Filter::difference)
   friend bool operator==(const FooterFrame&, const FooterFrame&) = default;
 };
 

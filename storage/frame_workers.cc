@@ -30,6 +30,12 @@ void FrameJob::clear() {
   most_chunks = kFrameChunks;
   in_place = {};
   chunks.clear();
+  previous.clear();
+  replaces = false;
+  moved_difference = false;
+  asked_for_difference = false;
+  bases.clear();
+  base_ns = 0;
 }
 
 FrameEncoder::FrameEncoder(unsigned threads, std::optional<int> niceness)
@@ -55,7 +61,8 @@ void FrameEncoder::run(void* encoder, std::uint64_t argument) {
   const std::size_t room = max_frame_payload(job.chunks.size(), job.raw_bytes);
   const std::uint64_t begin_ns = monotonic_ns();
   job.payload_bytes =
-      encode_frame(job.content(), job.chunks, job.choice, *scratch, {job.payload.get(), room}, job.compressed);
+      encode_frame(job.content(), job.chunks, job.choice, *scratch, {job.payload.get(), room}, job.compressed,
+                   job.difference());
   job.encode_ns = monotonic_ns() - begin_ns;
   self.scratches_.give(std::move(scratch));
   const MutexLock lock(self.mutex_);

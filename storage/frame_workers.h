@@ -38,7 +38,15 @@ struct FrameJob {
   std::span<std::byte> in_place;
   std::uint32_t element_bytes = 0;
   std::vector<FrameChunk> chunks;
+  std::vector<ChunkName> previous;  ///< what each chunk replaces; of a moved difference its base
+  bool replaces = false;            ///< its first chunk does: taken for all of them
+  bool moved_difference = false;    ///< a difference before, with these bases
   FrameChoice choice;
+  // Of a difference.
+  bool asked_for_difference = false;
+  std::unique_ptr<std::byte[]> difference_memory;  ///< kFrameRawBytes, when first needed
+  std::vector<ChunkName> bases;                    ///< empty: there is no difference
+  std::uint64_t base_ns = 0;
   // Out.
   std::unique_ptr<std::byte[]> payload;  // when encoded in the background
   std::size_t payload_bytes = 0;
@@ -47,6 +55,11 @@ struct FrameJob {
   bool running = false;  // guarded by the encoder's mutex_
 
   std::span<const std::byte> content() const { return {raw, raw_bytes}; }
+  FrameDifference difference() const {
+    if (bases.empty()) return {};
+    return {{difference_memory.get(), raw_bytes}, bases};
+  }
+  bool stored_as_difference() const { return compressed && choice.filter == Filter::difference; }
   void clear();
 };
 

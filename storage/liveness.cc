@@ -42,18 +42,47 @@ Result<bool> Liveness::mark(const Pause& pause, const Assumption& assumption) {
   return true;
 }
 
+void Liveness::keep(const ChunkName& name, const ChunkPlace& place) {
+  keepers_.insert(name, place);
+  ++counts_[place.segment].chunks;
+}
+
 Status Liveness::mark_manifest(const Manifest& manifest, const Listed& listed) {
+  std::vector<Difference> differences;
   const auto of_chain = listed.find(manifest.chain);
   for (const RegionRecord& region : manifest.regions) {
     if (!region.complete && (of_chain == listed.end() || !of_chain->second.contains(manifest.parent)))
       return cannot_tell(store_.io(), manifest, fmt::format("builds on image {}, which is not there", manifest.parent));
     for (const ChunkName& name : region.names) {
       if (keepers_.find(name)) continue;
-      const auto place = store_.find_keeper(name);
+      const auto place = store_.find_keeper(name, false);
       if (!place) return not_there(manifest, region, name);
-      keepers_.insert(name, *place);
-      ++counts_[place->segment].chunks;
+      keep(name, *place);
+      if (place->difference) differences.push_back({*place, name});
     }
+  }
+  return mark_bases(manifest, std::move(differences));
+}
+
+Result<ChunkName> Liveness::base_of(const Manifest& manifest, const Difference& difference) {
+  auto base = frames_.base_of(difference.name, difference.place, {});
+  if (base || !is_damage(base.error())) return base;
+  return cannot_tell(store_.io(), manifest,
+                     fmt::format("needs chunk {}, which can't be read: {}: {}", to_string(difference.name),
+                                 base.error().what(), base.error().cause()));
+}
+
+Status Liveness::mark_bases(const Manifest& manifest, std::vector<Difference> differences) {
+  std::ranges::sort(differences);  // each frame is read once
+  for (const Difference& difference : differences) {
+    VARVE_TRY_ASSIGN(const ChunkName base, base_of(manifest, difference));
+    if (base == kNoBase || keepers_.find(base, [](const ChunkPlace& place) { return !place.difference; })) continue;
+    const auto place = store_.find_keeper(base, true);
+    if (!place)
+      return cannot_tell(store_.io(), manifest,
+                         fmt::format("needs chunk {}, a difference to chunk {}, which no readable segment holds",
+                                     to_string(difference.name), to_string(base)));
+    keep(base, *place);
   }
   return {};
 }
@@ -70,16 +99,31 @@ Result<std::set<std::uint32_t>> Liveness::needed_by_newer(const std::set<std::ui
     if (leaving.contains(image.segment)) needed.insert(image.segment);  // its manifest was not moved
     if (marked_.contains(key(image))) continue;
     VARVE_TRY_ASSIGN(const Manifest manifest, store_.read_listed(image));
-    for (const RegionRecord& region : manifest.regions)
-      for (const ChunkName& name : region.names)
-        for (const std::uint32_t ordinal : store_.only_in(name, leaving)) needed.insert(ordinal);
+    VARVE_TRY(add_newer(manifest, leaving, needed));
   }
   return needed;
 }
 
+Status Liveness::add_newer(const Manifest& manifest, const std::set<std::uint32_t>& leaving,
+                           std::set<std::uint32_t>& needed) {
+  for (const RegionRecord& region : manifest.regions) {
+    for (const ChunkName& name : region.names) {
+      for (const std::uint32_t ordinal : store_.only_in(name, leaving, false)) needed.insert(ordinal);
+      if (store_.stays_plain(name, leaving)) continue;
+      // Whichever of its places it will be read from, the base is to be there.
+      for (const ChunkPlace& place : store_.places(name)) {
+        if (!place.difference) continue;
+        VARVE_TRY_ASSIGN(const ChunkName base, base_of(manifest, {place, name}));
+        if (base == kNoBase) continue;
+        for (const std::uint32_t ordinal : store_.only_in(base, leaving, true)) needed.insert(ordinal);
+      }
+    }
+  }
+  return {};
+}
+
 bool Liveness::alive(const ChunkName& name, const ChunkPlace& place) const {
-  const auto keeper = keepers_.find(name);
-  return keeper && *keeper == place;
+  return keepers_.find(name, [&](const ChunkPlace& keeper) { return keeper == place; }).has_value();
 }
 
 Liveness::Count Liveness::in(std::uint32_t ordinal) const {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Liveness: which stored chunks the listed images of all chains need, and at which of its places each is kept.
+// Liveness: which stored chunks the listed images of all chains need, and at which of its places each is kept. A chunk
+// that is kept in a difference keeps its base alive, in a frame that is none: which one that is, such frames say, and only
+// they are read.
 //
 // Memory: some 30 bytes for each chunk that is alive, besides the manifest at hand.
 //
@@ -32,7 +34,7 @@ struct Assumption {
 
 class Liveness {
  public:
-  explicit Liveness(StoreImplementation& store) : store_(store) {}
+  explicit Liveness(StoreImplementation& store) : store_(store), frames_(store) {}
 
   /// Marks what the listed images that were not marked yet need. False: paused. Errors: `corruption` when an image
   /// can't be read or needs what is not there. REQUIRES: the store's byte is held.
@@ -55,11 +57,23 @@ class Liveness {
   static Key key(const ListedImage& image) { return {image.chain, image.summary.number, image.summary.revision}; }
   using Listed = std::map<std::string, std::set<std::uint64_t>, std::less<>>;
 
+  struct Difference {
+    ChunkPlace place;
+    ChunkName name;
+    friend auto operator<=>(const Difference&, const Difference&) = default;
+  };
+
   Status mark_manifest(const Manifest& manifest, const Listed& listed);
+  Status mark_bases(const Manifest& manifest, std::vector<Difference> differences);
+  Status add_newer(const Manifest& manifest, const std::set<std::uint32_t>& leaving, std::set<std::uint32_t>& needed);
+  /// kNoBase: there is none.
+  Result<ChunkName> base_of(const Manifest& manifest, const Difference& difference);
+  void keep(const ChunkName& name, const ChunkPlace& place);
   Error not_there(const Manifest& manifest, const RegionRecord& region, const ChunkName& name) const;
 
   StoreImplementation& store_;
-  ChunkIndex keepers_;
+  StoredFrames frames_;
+  ChunkIndex keepers_;  // two places of a chunk that is also a base, and else kept in a difference
   std::map<std::uint32_t, Count> counts_;
   std::set<Key> marked_;
 };

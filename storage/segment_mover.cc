@@ -57,7 +57,7 @@ Result<bool> SegmentMover::move_frames(const Pause& pause) {
     const std::span<const ChunkName> names = std::span(content.names).subspan(next_name_, frame.chunks);
     alive.assign(frame.chunks, false);
     for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
-      alive[slot] = liveness_.alive(names[slot], {ordinal_, frame.offset, slot});
+      alive[slot] = liveness_.alive(names[slot], {ordinal_, frame.offset, slot, frame.difference});
     if (std::ranges::find(alive, true) != alive.end()) {
       if (pause && pause()) {
         VARVE_TRY(end_commit());
@@ -84,7 +84,7 @@ Status SegmentMover::move_frame(const FooterFrame& frame, std::span<const ChunkN
   if (header.type != RecordType::frame || !payload_matches(header, payload, key_))
     return damaged("the frame", at, "its checksum is wrong");
   VARVE_TRY_ASSIGN(const FrameView view, parse_frame(payload, writer_.store().chunk_bytes(), at));
-  bool same = view.chunks == names.size();
+  bool same = view.chunks == names.size() && view.is_difference() == frame.difference;
   for (std::uint32_t slot = 0; same && slot < view.chunks; ++slot) same = view.chunk(slot).name == names[slot];
   if (!same) return damaged("the frame", at, "it holds other chunks than the footer says");
   if (!begun_) {
@@ -94,17 +94,29 @@ Status SegmentMover::move_frame(const FooterFrame& frame, std::span<const ChunkN
   }
   if (std::ranges::find(alive, false) == alive.end()) {
     moved_chunks_ += names.size();
-    return writer_.move_frame(payload, names);
+    return writer_.move_frame(payload, names, view.is_difference());
   }
+  return move_chunks(view, alive, at);
+}
+
+Status SegmentMover::move_chunks(const FrameView& view, const std::vector<bool>& alive, const StoredAt& at) {
   VARVE_TRY_ASSIGN(std::span<const std::byte> raw, unpack_frame(view, scratch_, at));
+  std::vector<std::byte> undone;
   for (std::uint32_t slot = 0; slot < view.chunks; ++slot) {
     const FrameChunk chunk = view.chunk(slot);
-    const std::span<const std::byte> content = raw.first(chunk.bytes);
+    std::span<const std::byte> content = raw.first(chunk.bytes);
     raw = raw.subspan(chunk.bytes);
     if (!alive[slot]) continue;
+    const ChunkName base = view.base(slot);
+    if (base != kNoBase) {
+      VARVE_TRY_ASSIGN(const std::span<const std::byte> base_content, bases_.base(base, content.size(), {}));
+      undone.resize(content.size());
+      xor_bytes(content, base_content, undone);
+      content = undone;
+    }
     if (writer_.store().name_of(content) != chunk.name)
       return damaged("the frame", at, fmt::format("the content of chunk {} of it has another name", slot));
-    VARVE_TRY(writer_.move_chunk(chunk.name, content, view.choice.element_bytes));
+    VARVE_TRY(writer_.move_chunk(chunk.name, content, view.choice.element_bytes, view.is_difference(), base));
     ++moved_chunks_;
   }
   return {};

@@ -3,7 +3,8 @@
 // SegmentMover: what is alive in one segment, written once more by another writer of the same chain.
 //
 //     frame, all chunks alive    -> copied as it is, its checksum compared before
-//     frame, some chunks alive   -> unpacked, those chunks' content compared with their names, written anew
+//     frame, some chunks alive   -> unpacked, those chunks' content compared with their names, written anew: of a
+//                                   difference as one to the same bases, which are alive as long as the chunks are
 //     listed image, useful note  -> written once more
 //
 // Copying stops where pause() says so, with what was copied durable. Nothing of the segment is changed. Memory: its
@@ -34,16 +35,18 @@ class SegmentMover {
 
  private:
   SegmentMover(const Liveness& liveness, ChainWriterImplementation& writer, std::uint32_t ordinal)
-      : liveness_(liveness), writer_(writer), ordinal_(ordinal) {}
+      : liveness_(liveness), writer_(writer), ordinal_(ordinal), bases_(writer.store()) {}
 
   Result<bool> move_frames(const Pause& pause);
   Status move_frame(const FooterFrame& frame, std::span<const ChunkName> names, const std::vector<bool>& alive);
+  Status move_chunks(const FrameView& view, const std::vector<bool>& alive, const StoredAt& at);
   Status move_rest();
   Status end_commit();
 
   const Liveness& liveness_;
   ChainWriterImplementation& writer_;
   const std::uint32_t ordinal_;
+  StoredFrames bases_;
   LoadedSegment segment_;
   std::unique_ptr<File> file_;
   std::optional<WindowReader> reader_;

@@ -178,6 +178,7 @@ void SegmentScanner::check_frame(const RecordHeader& header, std::span<const std
     return;
   }
   scanned.frame.chunks = frame->chunks;
+  scanned.frame.difference = frame->is_difference();
   scanned.good = true;
   std::span<const std::byte> raw;
   if (options_.secret != nullptr) {
@@ -185,7 +186,7 @@ void SegmentScanner::check_frame(const RecordHeader& header, std::span<const std
     if (!unpacked) {
       commit.problems.push_back({header.offset, bytes, unpacked.error().cause()});
       scanned.good = false;
-    } else {
+    } else if (!frame->is_difference()) {
       raw = *unpacked;
     }
   }

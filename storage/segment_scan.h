@@ -67,7 +67,8 @@ struct ScannedCommit {
 
 struct ScanOptions {
   std::uint32_t chunk_bytes = kMinChunkBytes;
-  const HashSecret* secret = nullptr;  ///< set: every chunk is unpacked and compared with its name
+  /// Set: every frame is unpacked, and the chunks compared with their names, but for differences, which need others.
+  const HashSecret* secret = nullptr;
   /// What the medium can't give becomes a problem of its commit, and the scan goes on behind it; else it is an error,
   /// since what can't be read may not be taken for a torn end.
   bool pass_unreadable = false;

@@ -268,17 +268,55 @@ StoreStatistics StoreImplementation::statistics() {
   return statistics;
 }
 
+template <class Accept>
+std::optional<ChunkPlace> StoreImplementation::find_plain_first(const ChunkName& name, Accept&& accept) {
+  std::optional<ChunkPlace> difference;
+  const auto plain = index_.find(name, [&](const ChunkPlace& place) {
+    if (!accept(place)) return false;
+    if (place.difference && !difference) difference = place;
+    return !place.difference;
+  });
+  return plain ? plain : difference;
+}
+
+bool StoreImplementation::reusable(const ChunkPlace& place, std::uint32_t own) {
+  const Segment& known = segment(place.segment);
+  return place.segment == own || (place.offset < known.durable_end && !known.leaving);
+}
+
 std::optional<ChunkPlace> StoreImplementation::find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried) {
   const MutexLock lock(mutex_);
-  return index_.find(name, [&](const ChunkPlace& place) { return std::ranges::find(tried, place) == tried.end(); });
+  return find_plain_first(name, [&](const ChunkPlace& place) { return std::ranges::find(tried, place) == tried.end(); });
+}
+
+std::optional<ChunkPlace> StoreImplementation::find_base(const ChunkName& name, std::span<const ChunkPlace> tried) {
+  const MutexLock lock(mutex_);
+  return index_.find(name, [&](const ChunkPlace& place) {
+    return !place.difference && std::ranges::find(tried, place) == tried.end();
+  });
 }
 
 std::optional<ChunkPlace> StoreImplementation::find_reusable(const ChunkName& name, std::uint32_t own) {
   const MutexLock lock(mutex_);
+  return find_plain_first(
+      name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS { return reusable(place, own); });
+}
+
+std::optional<ChunkPlace> StoreImplementation::find_reusable_base(const ChunkName& name, std::uint32_t own) {
+  const MutexLock lock(mutex_);
   return index_.find(name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS {
-    const Segment& known = segment(place.segment);
-    return place.segment == own || (place.offset < known.durable_end && !known.leaving);
+    return !place.difference && reusable(place, own);
   });
+}
+
+std::vector<ChunkPlace> StoreImplementation::places(const ChunkName& name) {
+  std::vector<ChunkPlace> all;
+  const MutexLock lock(mutex_);
+  index_.find(name, [&](const ChunkPlace& place) {
+    all.push_back(place);
+    return false;
+  });
+  return all;
 }
 
 void StoreImplementation::prefetch(std::span<const ChunkName> names) {
@@ -309,19 +347,26 @@ std::uint32_t StoreImplementation::add_own_segment(const SegmentHeader& header, 
   return added.ordinal;
 }
 
-void StoreImplementation::index_frame(std::uint32_t ordinal, std::uint64_t offset, std::span<const ChunkName> names) {
+void StoreImplementation::index_frame(std::uint32_t ordinal, const FooterFrame& frame,
+                                      std::span<const ChunkName> names) {
   const MutexLock lock(mutex_);
   Segment& own = segment(ordinal);
   for (std::uint32_t slot = 0; slot < names.size(); ++slot)
-    if (!index_.insert(names[slot], {ordinal, offset, slot})) own.unindexed = true;
+    if (!index_.insert(names[slot], {ordinal, frame.offset, slot, frame.difference})) own.unindexed = true;
   own.chunks += names.size();
+}
+
+void StoreImplementation::unindex(const ChunkName& name, const ChunkPlace& place) {
+  const MutexLock lock(mutex_);
+  index_.erase(name, place);
 }
 
 void StoreImplementation::unindex(std::uint32_t ordinal, std::span<const FooterFrame> frames,
                                   std::span<const ChunkName> names) {
   const MutexLock lock(mutex_);
   for (const FooterFrame& frame : frames) {
-    for (std::uint32_t slot = 0; slot < frame.chunks; ++slot) index_.erase(names[slot], {ordinal, frame.offset, slot});
+    for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
+      index_.erase(names[slot], {ordinal, frame.offset, slot, frame.difference});
     names = names.subspan(frame.chunks);
     segment(ordinal).chunks -= frame.chunks;
   }

@@ -101,8 +101,10 @@ class ChainWriter {
   virtual Status begin() = 0;
   /// Makes sure that the image can name this chunk: reuses a durable one of that name (or one of this image), else
   /// appends it. The bytes are copied or compressed before it returns. `element_bytes`: hint for the filter, or 0.
+  /// `previous`: the chunk that it replaces, which a difference may be stored to; all zero: none.
   /// REQUIRES: name == store.name_of(content); begin() called.
-  virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes) = 0;
+  virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
+                     const ChunkName& previous) = 0;
   /// Has the processor fetch what add() will look at for these names: so that several look-ups wait for memory at once.
   virtual void prefetch(std::span<const ChunkName> names) = 0;
   /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.

@@ -2,6 +2,7 @@
 //
 // What a store knows for garbage collection (collect.h), and the removal of segments.
 #include <algorithm>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -101,30 +102,30 @@ SegmentName StoreImplementation::name_of_segment(std::uint32_t ordinal) {
   return segment(ordinal).name;
 }
 
-std::optional<ChunkPlace> StoreImplementation::find_keeper(const ChunkName& name) {
+std::optional<ChunkPlace> StoreImplementation::find_keeper(const ChunkName& name, bool base) {
   std::optional<ChunkPlace> best;
-  bool best_durable = false;
+  std::tuple<bool, bool, std::uint64_t, SegmentName> best_rank;  // the higher the better
   const MutexLock lock(mutex_);
   index_.find(name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS {
+    if (base && place.difference) return false;
     const Segment& known = segment(place.segment);
     const bool durable = place.offset < known.durable_end;
-    const auto younger = [&]() VARVE_NO_THREAD_SAFETY_ANALYSIS {
-      const Segment& other = segment(best->segment);
-      return std::pair(known.header.time_ns, known.name) > std::pair(other.header.time_ns, other.name);
-    };
-    if (!best || (durable && !best_durable) || (durable == best_durable && younger())) {
+    const std::tuple rank(durable, !place.difference, known.header.time_ns, known.name);
+    if (!best || rank > best_rank) {
       best = place;
-      best_durable = durable;
+      best_rank = rank;
     }
     return false;
   });
   return best;
 }
 
-std::vector<std::uint32_t> StoreImplementation::only_in(const ChunkName& name, const std::set<std::uint32_t>& leaving) {
+std::vector<std::uint32_t> StoreImplementation::only_in(const ChunkName& name, const std::set<std::uint32_t>& leaving,
+                                                        bool base) {
   std::vector<std::uint32_t> holders;
   const MutexLock lock(mutex_);
   const auto elsewhere = index_.find(name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS {
+    if (base && place.difference) return false;
     if (leaving.contains(place.segment)) {
       holders.push_back(place.segment);
       return false;
@@ -133,6 +134,14 @@ std::vector<std::uint32_t> StoreImplementation::only_in(const ChunkName& name, c
   });
   if (elsewhere) holders.clear();
   return holders;
+}
+
+bool StoreImplementation::stays_plain(const ChunkName& name, const std::set<std::uint32_t>& leaving) {
+  const MutexLock lock(mutex_);
+  const auto place = index_.find(name, [&](const ChunkPlace& one) VARVE_NO_THREAD_SAFETY_ANALYSIS {
+    return !one.difference && !leaving.contains(one.segment) && one.offset < segment(one.segment).durable_end;
+  });
+  return place.has_value();
 }
 
 void StoreImplementation::set_leaving(std::span<const std::uint32_t> ordinals, bool leaving) {

@@ -25,6 +25,7 @@
 #include "storage/segment_load.h"
 #include "storage/store.h"
 #include "storage/store_file.h"
+#include "storage/stored_frames.h"
 
 namespace varve::storage {
 
@@ -73,14 +74,7 @@ struct CollectableSegment {
   std::string why_not;  ///< why it can't be collected now; else empty
 };
 
-/// What reading needs to know of a segment; a copy.
-struct SegmentView {
-  std::string file;
-  std::uint64_t key = 0;
-  std::uint64_t end = 0;
-};
-
-class StoreImplementation final : public Store {
+class StoreImplementation final : public Store, public FrameSource {
  public:
   StoreImplementation(std::unique_ptr<Io> io, const StoreOptions& options, const StoreIdentity& identity);
 
@@ -112,18 +106,26 @@ class StoreImplementation final : public Store {
   Status refresh_if_collected();
   /// Why what is not found may be there all the same: a segment that can't be read because the medium failed.
   std::optional<Error> read_failure();
-  /// A place of this chunk that is not among `tried`.
+  /// A place of this chunk that is not among `tried`; a difference only where there is no other.
   std::optional<ChunkPlace> find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried);
-  /// A place that an image in segment `own` may name: durable, or in `own`.
+  std::optional<ChunkPlace> find_base(const ChunkName& name, std::span<const ChunkPlace> tried) override;
+  /// A place that an image in segment `own` may name: durable, or in `own`. A difference only where there is no other,
+  /// and whoever names it makes sure of its base.
   std::optional<ChunkPlace> find_reusable(const ChunkName& name, std::uint32_t own);
+  /// The same of one that is no difference.
+  std::optional<ChunkPlace> find_reusable_base(const ChunkName& name, std::uint32_t own);
+  /// All places, for garbage collection.
+  std::vector<ChunkPlace> places(const ChunkName& name);
   void prefetch(std::span<const ChunkName> names);
-  SegmentView view(std::uint32_t ordinal);
+  SegmentView view(std::uint32_t ordinal) override;
   SegmentName name_of_segment(std::uint32_t ordinal);
 
   // For the chain writers; each keeps index, catalogue and table in step.
   std::uint32_t add_own_segment(const SegmentHeader& header, std::vector<FooterNote> notes, std::uint64_t end);
   std::uint64_t collections();
-  void index_frame(std::uint32_t ordinal, std::uint64_t offset, std::span<const ChunkName> names);
+  void index_frame(std::uint32_t ordinal, const FooterFrame& frame, std::span<const ChunkName> names);
+  /// A place that turned out to be of no use.
+  void unindex(const ChunkName& name, const ChunkPlace& place);
   void unindex(std::uint32_t ordinal, std::span<const FooterFrame> frames, std::span<const ChunkName> names);
   void committed_image(std::uint32_t ordinal, const FooterImage& image, std::uint64_t end);
   void committed_note(std::uint32_t ordinal, const Note& note, const FooterNote& content, std::uint64_t end);
@@ -158,10 +160,14 @@ class StoreImplementation final : public Store {
   Result<Manifest> read_listed(const ListedImage& image);
   /// All segments of a chain that are there; open ones with their reason.
   std::vector<CollectableSegment> segments_of(std::string_view chain);
-  /// Of the places that may be trusted (durable ones) the one in the youngest segment; where there is none, any.
-  std::optional<ChunkPlace> find_keeper(const ChunkName& name);
-  /// Segments among `leaving` that alone hold this chunk; empty when another durable place has it.
-  std::vector<std::uint32_t> only_in(const ChunkName& name, const std::set<std::uint32_t>& leaving);
+  /// Of the places that may be trusted (durable ones) one that is no difference, and of those the one in the youngest
+  /// segment; where none is durable, any. `base`: no difference at all.
+  std::optional<ChunkPlace> find_keeper(const ChunkName& name, bool base);
+  /// Segments among `leaving` that alone hold this chunk; empty when another durable place has it. `base`: differences
+  /// do not count.
+  std::vector<std::uint32_t> only_in(const ChunkName& name, const std::set<std::uint32_t>& leaving, bool base);
+  /// Whether a durable place outside of `leaving` has it that is no difference.
+  bool stays_plain(const ChunkName& name, const std::set<std::uint32_t>& leaving);
   void set_leaving(std::span<const std::uint32_t> ordinals, bool leaving);
   /// Notes of a segment of this chain that still mean something, in as few as possible. Sequences are not filled in.
   std::vector<Note> notes_to_keep(std::uint32_t ordinal);
@@ -184,6 +190,9 @@ class StoreImplementation final : public Store {
   ImageSummary summary(const std::string& chain, const Catalogue::Image& image, const std::string& label, bool pinned)
       VARVE_REQUIRES(mutex_);
   Segment& segment(std::uint32_t ordinal) VARVE_REQUIRES(mutex_) { return segments_[ordinal - 1]; }
+  bool reusable(const ChunkPlace& place, std::uint32_t own) VARVE_REQUIRES(mutex_);
+  template <class Accept>
+  std::optional<ChunkPlace> find_plain_first(const ChunkName& name, Accept&& accept) VARVE_REQUIRES(mutex_);
   Status recover_segment(std::uint32_t ordinal, const SegmentName& name);
   static bool may_hide(const Segment& known, std::string_view chain) {
     return (known.unreadable || known.unscanned) && !known.gone &&

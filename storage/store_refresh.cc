@@ -157,7 +157,7 @@ void StoreImplementation::take(LoadedSegment&& loaded) {
       for (std::uint32_t slot = 0; slot < frame.chunks; ++slot) {
         // Each name's entry lies anywhere: many are on their way from memory at once.
         if (slot + kPrefetchDistance < names.size()) index_.prefetch(names[slot + kPrefetchDistance]);
-        if (!index_.insert(names[slot], {ordinal, frame.offset, slot})) known.unindexed = true;
+        if (!index_.insert(names[slot], {ordinal, frame.offset, slot, frame.difference})) known.unindexed = true;
       }
     names = names.subspan(frame.chunks);
   }

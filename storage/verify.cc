@@ -120,6 +120,7 @@ Status VerifyRun::look_until_it_counts(const SegmentName& name) {
     }
     good_.erase_segment(look.ordinal);
     lost_.erase_segment(look.ordinal);
+    std::erase_if(differences_, [&](const ChunkPlace& place) { return place.segment == look.ordinal; });
     last = std::exchange(report_, {}).findings;
     VARVE_TRY(renew_inventory());
   }
@@ -316,13 +317,18 @@ void VerifyRun::take_frames(const ScannedCommit& commit, const Footer* footer, s
   for (const ScannedFrame& scanned : commit.frames) {
     const FooterFrame& frame = scanned.frame;
     // A frame that the footer does not list is not found when images are restored.
-    const bool listed =
-        footer == nullptr || std::ranges::binary_search(footer->frames, frame.offset, {}, &FooterFrame::offset);
+    const auto entry = footer == nullptr ? std::vector<FooterFrame>::const_iterator()
+                                         : std::ranges::lower_bound(footer->frames, frame.offset, {}, &FooterFrame::offset);
+    const bool listed = footer == nullptr || (entry != footer->frames.end() && entry->offset == frame.offset);
+    if (scanned.good && listed && footer != nullptr && entry->difference != frame.difference)
+      found(finding(to_string(segments_.back().name), frame.offset, frame.bytes,
+                    "whether this frame is a difference is not what the footer says"));
     if (scanned.good && !listed)
       found(
           finding(to_string(segments_.back().name), frame.offset, frame.bytes, "the footer does not list this frame"));
     for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
-      if (scanned.good && listed) good_.insert(names[slot], {ordinal, frame.offset, slot});
+      if (scanned.good && listed) good_.insert(names[slot], {ordinal, frame.offset, slot, frame.difference});
+    if (scanned.good && listed && frame.difference) differences_.push_back({ordinal, frame.offset, 0, true});
     if (scanned.good) report_.chunks += frame.chunks;
     names = names.subspan(frame.chunks);
   }
@@ -332,7 +338,7 @@ void VerifyRun::take_lost(const LoadedSegment& segment, std::uint32_t ordinal) {
   std::span<const ChunkName> names(segment.content.names);
   for (const FooterFrame& frame : segment.content.frames) {
     for (std::uint32_t slot = 0; slot < frame.chunks; ++slot)
-      if (!good_.find(names[slot])) lost_.insert(names[slot], {ordinal, frame.offset, slot});
+      if (!good_.find(names[slot])) lost_.insert(names[slot], {ordinal, frame.offset, slot, frame.difference});
     names = names.subspan(frame.chunks);
   }
 }

@@ -50,7 +50,64 @@ Status VerifyRun::judge_images() {
   return {};
 }
 
+SegmentView VerifyRun::view(std::uint32_t ordinal) {
+  const SegmentLine& line = segments_[ordinal - 1];
+  return {to_string(line.name), line.key, line.end};
+}
+
+std::optional<ChunkPlace> VerifyRun::find_base(const ChunkName& name, std::span<const ChunkPlace> tried) {
+  return good_.find(name, [&](const ChunkPlace& place) {
+    return !place.difference && std::ranges::find(tried, place) == tried.end();
+  });
+}
+
+bool VerifyRun::restorable(const ChunkName& name) const {
+  return good_
+      .find(name, [&](const ChunkPlace& place) { return !place.difference || !orphaned_.contains(place); })
+      .has_value();
+}
+
+Status VerifyRun::check_differences() {
+  orphaned_.clear();
+  StoredFrames frames(*this);
+  for (const ChunkPlace& place : differences_) VARVE_TRY(check_difference(place, frames));
+  return {};
+}
+
+Status VerifyRun::check_difference(const ChunkPlace& place, StoredFrames& frames) {
+  const auto of_file = [](const Error& error) { return is_damage(error) || error.code() == ErrorCode::not_found; };
+  const auto frame = frames.frame(place, {});
+  if (!frame && !of_file(frame.error())) return frame.error();
+  if (!frame) {  // it was good, and has gone since
+    for (std::uint32_t slot = 0; slot < kFrameChunks; ++slot)
+      orphaned_.emplace(ChunkPlace{place.segment, place.offset, slot, true}, kNoBase);
+    return {};
+  }
+  const std::vector<FrameChunk> chunks = (*frame)->chunks;
+  const std::vector<ChunkName> bases = (*frame)->bases;
+  for (std::uint32_t slot = 0; slot < chunks.size(); ++slot) {
+    const ChunkPlace here{place.segment, place.offset, slot, true};
+    if (bases[slot] != kNoBase && !find_base(bases[slot], {})) {
+      orphaned_.emplace(here, bases[slot]);
+      continue;
+    }
+    if (!options_.deep) continue;
+    const auto content = frames.chunk(chunks[slot].name, here, {});
+    if (!content && !of_file(content.error())) return content.error();
+    if (content && name_chunk(*content, identity_.secret) == chunks[slot].name) continue;
+    orphaned_.emplace(here, bases[slot]);
+    if (!content) continue;  // the base's own frame is what is wrong
+    VerifyFinding one;
+    one.file = view(place.segment).file;
+    one.offset = place.offset;
+    one.what = fmt::format("the content of chunk {} has another name", slot);
+    found(std::move(one));
+  }
+  return {};
+}
+
 Status VerifyRun::check_images() {
+  VARVE_TRY(check_differences());
   std::map<std::string, std::map<std::uint64_t, ImageState>> states;
   std::map<std::string, std::map<std::uint64_t, std::pair<Catalogue::Image, ImageSummary>>> all;
   catalogue_.each([&](const std::string& chain, const Catalogue::Image& image, const std::string& label, bool pinned) {
@@ -138,7 +195,7 @@ VerifyRun::RegionState VerifyRun::check_region(const Manifest& manifest, const R
   for (const ChunkRun& run : region.runs) {
     if (run.kind == RunKind::zero) continue;
     for (std::uint64_t i = 0; i < run.count; ++i)
-      if (!good_.find(region.names[next_name++])) append(own, run.first + i, run.first + i + 1);
+      if (!restorable(region.names[next_name++])) append(own, run.first + i, run.first + i + 1);
   }
   if (region.complete) {
     state.lost = std::move(own);
@@ -162,14 +219,18 @@ VerifyRun::RegionState VerifyRun::check_region(const Manifest& manifest, const R
 
 void VerifyRun::report_lost(const Manifest& manifest, const RegionRecord& region, const Catalogue::Image& image,
                             const RegionState& state) {
-  // The names of what this image wrote itself, to say where the bytes should be.
+  // The names of what this image wrote itself, to say where the bytes should be, and what they may lack.
+  ChunkName base;
   const auto place_of = [&](std::uint64_t index) -> std::optional<ChunkPlace> {
+    base = kNoBase;
     std::size_t next_name = 0;
     for (const ChunkRun& run : region.runs) {
       if (run.kind == RunKind::zero) continue;
       if (index >= run.first && index < run.first + run.count) {
         const ChunkName& chunk = region.names[next_name + static_cast<std::size_t>(index - run.first)];
-        return lost_.find(chunk);
+        const auto orphan = good_.find(chunk, [&](const ChunkPlace& place) { return orphaned_.contains(place); });
+        if (orphan) base = orphaned_.at(*orphan);
+        return orphan ? orphan : lost_.find(chunk);
       }
       next_name += static_cast<std::size_t>(run.count);
     }
@@ -186,6 +247,14 @@ void VerifyRun::report_lost(const Manifest& manifest, const RegionRecord& region
     one.region = region.name;
     one.range = {first.offset, last.offset + last.bytes - first.offset};
     one.what = place ? "the frame that holds these bytes is damaged" : "these bytes are in no readable segment";
+    if (base != kNoBase) {
+      const auto lost = lost_.find(base);
+      one.what = fmt::format(
+          "these bytes are a difference to chunk {}, {}", to_string(base),
+          lost ? fmt::format("whose frame in {} is damaged",
+                             to_string(StoredAt{view(lost->segment).file, lost->offset}))
+               : "which is damaged or in no readable segment");
+    }
     found(std::move(one));
   }
 }

@@ -13,6 +13,9 @@
 //   image lacks chunks, all segments that may have changed, and new ones, are read once more, for their chunks only;
 //   everything that the images name was stored by then.
 //
+// Differences are looked at when all segments were read: each needs its base in a frame that is none. One that lacks it
+// is no damage by itself, since nobody may need it any more; it is for those images that name it.
+//
 // Threads: one.
 #pragma once
 
@@ -25,11 +28,12 @@
 #include "storage/inventory.h"
 #include "storage/segment_load.h"
 #include "storage/store_file.h"
+#include "storage/stored_frames.h"
 #include "storage/verify.h"
 
 namespace varve::storage {
 
-class VerifyRun {
+class VerifyRun final : private FrameSource {
  public:
   VerifyRun(Io& io, const VerifyOptions& options, const StoreIdentity& identity)
       : io_(io), options_(options), identity_(identity) {}
@@ -81,6 +85,17 @@ class VerifyRun {
   /// Reads for their chunks what is new and what may have changed; false when there is nothing of that kind.
   Result<bool> catch_up();
 
+  // Differences (verify_images.cc).
+  Io& io() override { return io_; }
+  std::uint32_t chunk_bytes() const override { return identity_.chunk_bytes; }
+  const HashSecret& secret() const override { return identity_.secret; }
+  SegmentView view(std::uint32_t ordinal) override;
+  std::optional<ChunkPlace> find_base(const ChunkName& name, std::span<const ChunkPlace> tried) override;
+  Status check_differences();
+  Status check_difference(const ChunkPlace& place, StoredFrames& frames);
+  /// Whether something holds this chunk, and its base where it needs one.
+  bool restorable(const ChunkName& name) const;
+
   // Images (verify_images.cc).
   Status judge_images();
   Status check_images();
@@ -104,7 +119,9 @@ class VerifyRun {
   std::map<SegmentName, SealedElsewhere> seals_;
   std::vector<SegmentLine> segments_;  // by ordinal, from 1
   ChunkIndex good_;
-  ChunkIndex lost_;  // where chunks of damaged frames should be
+  ChunkIndex lost_;                           // where chunks of damaged frames should be
+  std::vector<ChunkPlace> differences_;       // good frames of that kind
+  std::map<ChunkPlace, ChunkName> orphaned_;  // chunks in them that can't be made of their bases; the base
   Catalogue catalogue_;
 };
 

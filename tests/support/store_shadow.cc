@@ -85,7 +85,13 @@ Status add_region(storage::Store& store, storage::ChainWriter& writer, const std
     if (zero) continue;
     const ChunkName chunk = store.name_of(content);
     record.names.push_back(chunk);
-    VARVE_TRY(writer.add(chunk, content, now.element_bytes));
+    ChunkName previous;
+    if (before != nullptr) {
+      const auto old = std::span(before->content)
+                           .subspan(static_cast<std::size_t>(extent.offset), static_cast<std::size_t>(extent.bytes));
+      if (!storage::is_zero(old)) previous = store.name_of(old);
+    }
+    VARVE_TRY(writer.add(chunk, content, now.element_bytes, previous));
   }
   return {};
 }

@@ -52,7 +52,8 @@ std::string filter_name(const storage::FrameChoice& choice) {
   switch (choice.filter) {
     case storage::Filter::none: return "none";
     case storage::Filter::shuffle: return fmt::format("shuffle {}", choice.element_bytes);
-    case storage::Filter::difference: return "difference";
+    case storage::Filter::difference:
+      return choice.element_bytes == 0 ? "difference" : fmt::format("difference, shuffle {}", choice.element_bytes);
   }
   return "unknown";
 }
@@ -236,6 +237,10 @@ void SegmentWalk::describe_frame(std::span<const std::byte> payload, const Store
     const auto chunk = frame->chunk(i);
     row_["names"].push_back({{"name", storage::to_string(chunk.name)}, {"bytes", chunk.bytes}});
     line_ += fmt::format("\n{:>14}{}  {} bytes", "", storage::to_string(chunk.name), chunk.bytes);
+    if (const auto base = frame->base(i); base != storage::kNoBase) {
+      row_["names"].back()["base"] = storage::to_string(base);
+      line_ += fmt::format(", difference to {}", storage::to_string(base));
+    }
   }
 }
 

@@ -170,16 +170,16 @@ TEST(StoreFailure, VerifyOnDedupSeesTwoContentsOfOneName) {
     const auto evil = random_bytes(kPage, 2);
     const ChunkName name = store->name_of(honest);
     ASSERT_OK(writer->begin());
-    ASSERT_OK(writer->add(name, honest, 0));
+    ASSERT_OK(writer->add(name, honest, 0, {}));
     // Enough to push the frame out, so that it is compared with stored bytes.
     if (flushed)
       for (std::uint64_t i = 10; i < 60; ++i) {
         const auto filler = random_bytes(kPage, i);
-        ASSERT_OK(writer->add(store->name_of(filler), filler, 0));
+        ASSERT_OK(writer->add(store->name_of(filler), filler, 0, {}));
       }
-    ASSERT_OK(writer->add(name, honest, 0));
+    ASSERT_OK(writer->add(name, honest, 0, {}));
     ASSERT_OK(writer->confirm(name, honest));
-    auto refused = writer->add(name, evil, 0);
+    auto refused = writer->add(name, evil, 0, {});
     ASSERT_FALSE(refused.has_value());
     EXPECT_EQ(refused.error().code(), ErrorCode::corruption);
     EXPECT_FALSE(writer->confirm(name, evil).has_value());
