@@ -20,7 +20,9 @@
 #include <gtest/gtest.h>
 
 #include "engine/engine_implementation.h"
+#include "storage/format.h"
 #include "tests/integration/engine_fixture.h"
+#include "tests/support/differences.h"
 #include "tests/support/random.h"
 #include "tests/support/seeds.h"
 #include "tests/support/simulated_io.h"
@@ -39,6 +41,7 @@ struct Tally {
   std::uint64_t power_cuts = 0;
   std::uint64_t unchanged_chunks = 0;
   std::uint64_t changed_chunks = 0;
+  std::uint64_t differences = 0;
 };
 Tally tally;
 
@@ -462,6 +465,9 @@ void run_seed(std::uint64_t seed) {
   }
   if (random.one_in(2)) lose_power();
   for (auto& program : programs) program->check_all();
+  disk.clear_faults();
+  if (!::testing::Test::HasFailure() && disk.exists(storage::kStoreFile))
+    tally.differences += look_for_differences(*disk.open()).chunks;
   if (!::testing::Test::HasFailure()) return;
   for (auto& program : programs) std::printf("%s\n", program->describe().c_str());
 }
@@ -471,11 +477,14 @@ TEST(EngineProperty, every_listed_image_restores_to_its_cut) {
   for_each_seed(seeds, run_seed);
   std::printf("%s\n",
               fmt::format("{} seeds from {}: {} opens, {} images, {} failed, {} skipped, {} restores, {} power cuts, "
-                          "{} changed and {} unchanged chunks",
+                          "{} changed and {} unchanged chunks, {} stored as differences",
                           seeds.count, seeds.first, tally.opens, tally.images, tally.failed, tally.skipped,
-                          tally.restores, tally.power_cuts, tally.changed_chunks, tally.unchanged_chunks)
+                          tally.restores, tally.power_cuts, tally.changed_chunks, tally.unchanged_chunks, tally.differences)
                   .c_str());
   EXPECT_GE(tally.restores, seeds.count / 2);
+  if (seeds.count >= 100) {
+    EXPECT_GT(tally.differences, seeds.count / 10);
+  }
 }
 
 }  // namespace
