@@ -179,7 +179,7 @@ Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<
   FrameJob& job = filling();
   if (job.chunks.empty()) {
     job.moved_difference = moved_difference;
-    job.replaces = previous != kNoBase;
+    job.replaces = previous != kNoBase && store_.options().differences;
     VARVE_TRY(begin_frame(job, element_bytes));
   }
   std::memcpy(job.raw + job.raw_bytes, content.data(), content.size());

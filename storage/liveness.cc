@@ -39,6 +39,7 @@ Result<bool> Liveness::mark(const Pause& pause, const Assumption& assumption) {
     marked_.insert(key(image));
   }
   for (const Manifest& manifest : assumption.compacted) VARVE_TRY(mark_manifest(manifest, listed));
+  frames_.close_files();  // what is collected gives its space back
   return true;
 }
 
@@ -101,6 +102,7 @@ Result<std::set<std::uint32_t>> Liveness::needed_by_newer(const std::set<std::ui
     VARVE_TRY_ASSIGN(const Manifest manifest, store_.read_listed(image));
     VARVE_TRY(add_newer(manifest, leaving, needed));
   }
+  frames_.close_files();
   return needed;
 }
 

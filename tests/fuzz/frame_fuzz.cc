@@ -17,6 +17,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::uint64_t sum = 0;
   for (std::uint32_t i = 0; i < frame->chunks; ++i) sum += frame->chunk(i).bytes;
   VARVE_CHECK(sum == frame->raw_bytes);
+  bool any = !frame->is_difference();
+  for (std::uint32_t i = 0; i < frame->chunks; ++i) {
+    VARVE_CHECK(frame->base(i) != frame->chunk(i).name || frame->base(i) == kNoBase);
+    any = any || frame->base(i) != kNoBase;
+  }
+  VARVE_CHECK(any);
   auto raw = unpack_frame(*frame, scratch, at);
   VARVE_CHECK(!raw || raw->size() == sum);
   return 0;

@@ -262,7 +262,14 @@ class Program {
     placed.excluded.push_back({offset, bytes});
   }
 
+  /// A byte here and there, as programs do that update what they have: differences.
+  void update() {
+    const auto there = slot(random_.below(kSlots));
+    for (std::size_t at = random_.below(kPage); at < there.size(); at += 1 + random_.below(2 * kPage))
+      there[at] = static_cast<std::byte>(random_.below(256));
+  }
   void write() {
+    if (random_.one_in(4)) return update();
     // Anywhere: also between regions, where it must not matter.
     const auto there = slot(random_.below(kSlots));
     const std::size_t offset = random_.below(there.size());
@@ -483,7 +490,7 @@ TEST(EngineProperty, every_listed_image_restores_to_its_cut) {
                   .c_str());
   EXPECT_GE(tally.restores, seeds.count / 2);
   if (seeds.count >= 100) {
-    EXPECT_GT(tally.differences, seeds.count / 10);
+    EXPECT_GT(tally.differences, seeds.count);
   }
 }
 

@@ -79,7 +79,8 @@ struct Options {
   /// LZ4 frames, raw where that does not pay: where the bytes do not get fewer, or where the disk takes the raw ones
   /// sooner than they could be compressed, even by LZ4's fastest ways (docs/tuning.md). false: always raw.
   bool compress = true;
-  /// Makes images as small as LZ4 can, also where the disk would take the raw bytes sooner.
+  /// Makes images as small as LZ4 can, also where the disk would take the raw bytes sooner, and stores chunks as
+  /// differences to those that they replace wherever that is smaller (docs/tuning.md).
   bool favour_size = false;
   /// Compare stored bytes before trusting a chunk's name. For programs whose memory an enemy may shape. Slower.
   bool verify_on_dedup = false;
