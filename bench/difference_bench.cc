@@ -29,7 +29,7 @@ class Side {
     std::unique_ptr<storage::Io> paced = std::move(*io);
     if (bytes_per_second != 0)
       paced = std::make_unique<storage::PacedWrites>(
-          std::move(paced), std::make_shared<storage::Pace>(storage::PaceOptions{bytes_per_second, 1 << 20}));
+          std::move(paced), std::make_shared<storage::Pace>(storage::PaceOptions{bytes_per_second, 1 << 16}));
     storage::StoreOptions options;
     options.differences = differences;
     options.favour_size = favour_size;

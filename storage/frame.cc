@@ -165,10 +165,8 @@ void FilterChooser::probe(std::span<const std::byte> raw, std::uint32_t element_
 FrameChoice FilterChooser::best_difference(std::size_t at, std::size_t bytes, std::uint32_t element_bytes,
                                            const Candidate& plain, FrameScratch& scratch, Learned& learned,
                                            const MakeDifference& make_difference) const {
-  const std::uint64_t begin_ns = monotonic_ns();
   const std::span<const std::byte> whole = make_difference();
   if (whole.empty()) return plain.choice;
-  const std::uint64_t base_ns = (monotonic_ns() - begin_ns) * bytes / whole.size();
   const std::span<const std::byte> sample = whole.subspan(at, bytes);
   const std::size_t bases = bytes / kMinChunkBytes * kFrameBaseBytes;
   std::size_t limit = options_.favour_size ? worthwhile(plain.bytes) : plain.bytes / 10 * kDifferenceTenths;
@@ -187,15 +185,17 @@ FrameChoice FilterChooser::best_difference(std::size_t at, std::size_t bytes, st
       shuffle_bytes(sample, element, scratch.filtered().first(bytes));
       from = scratch.filtered().first(bytes);
     }
-    const auto left = compress_lz4(from, scratch.packed().first(limit), scratch.lz4_state(),
-                                   acceleration_of(learned.level));
+    const auto left =
+        compress_lz4(from, scratch.packed().first(limit), scratch.lz4_state(), acceleration_of(learned.level));
     if (left == 0) continue;
     encode_ns = monotonic_ns() - encode_begin_ns;
     choice = {Codec::lz4, Filter::difference, static_cast<std::uint16_t>(element)};
     limit = worthwhile(left);
   }
+  // One base, read alone and maybe from the disk, says nothing of many in order, of which the next is read ahead or in
+  // the page cache: whether they keep up is found out by a run of frames, in adapt().
   if (choice.filter != Filter::difference || options_.favour_size || disk_speed_ == 0 ||
-      speed(bytes, encode_ns + options_.threads * base_ns) >= disk_speed_)
+      speed(bytes, encode_ns) >= disk_speed_)
     return choice;
   bar_difference(learned);
   return plain.choice;
@@ -217,7 +217,7 @@ void FilterChooser::settle(Learned& learned, FrameChoice choice) const {
   if (same) return;
   learned.choice = choice;
   learned.stored_share = 0;
-  learned.measured_bytes = learned.measured_ns = 0;
+  learned.measured_bytes = learned.measured_ns = learned.measured_base_ns = 0;
 }
 
 /// After raw frames: whether compressing a sample is as fast as the disk, at the level that would be used.
@@ -260,17 +260,22 @@ void FilterChooser::learn(std::uint32_t element_bytes, const FrameChoice& choice
   if (outcome.encode_ns == 0) return;
   known.measured_bytes += outcome.raw_bytes;
   known.measured_ns += outcome.encode_ns + options_.threads * outcome.base_ns;
+  known.measured_base_ns += outcome.base_ns;
   if (known.measured_bytes >= kMeasuredBytes) adapt(known);
 }
 
 void FilterChooser::adapt(Learned& learned) {
   const double compress = speed(learned.measured_bytes, learned.measured_ns);
-  learned.measured_bytes = learned.measured_ns = 0;
+  const std::uint64_t bytes = learned.measured_bytes;
+  const std::uint64_t base_ns = learned.measured_base_ns;
+  learned.measured_bytes = learned.measured_ns = learned.measured_base_ns = 0;
   if (options_.favour_size) return;
   const LevelChoice next = next_level(learned.level, {compress, disk_speed_});
   learned.level = learned.choice.level = next.level;
-  if (learned.choice.filter == Filter::difference && next.raw) {
-    // What is slow may be the bases: the other choices are looked at anew.
+  const bool bases_too_slow =
+      base_ns != 0 && static_cast<double>(bytes) * 1e9 / static_cast<double>(base_ns) < disk_speed_;
+  if (learned.choice.filter == Filter::difference && (next.raw || bases_too_slow)) {
+    // The other choices are looked at anew.
     bar_difference(learned);
     learned.interval = learned.frames_to_probe = 0;
     return;
@@ -312,8 +317,7 @@ std::size_t encode_frame(std::span<const std::byte> raw, std::span<const FrameCh
     }
     const std::span<std::byte> stored =
         into.subspan(head_bytes(chunks.size(), differs), limit_of(raw.size(), chunks.size(), differs));
-    if (!stored.empty())
-      stored_bytes = compress_lz4(from, stored, scratch.lz4_state(), acceleration_of(choice.level));
+    if (!stored.empty()) stored_bytes = compress_lz4(from, stored, scratch.lz4_state(), acceleration_of(choice.level));
   }
   compressed = stored_bytes != 0;
   if (!compressed) {

@@ -119,6 +119,7 @@ class FilterChooser {
     double stored_share = 0;           ///< of the raw bytes, about; 0: not known
     std::uint64_t measured_bytes = 0;  ///< at this level
     std::uint64_t measured_ns = 0;
+    std::uint64_t measured_base_ns = 0;  ///< of that, without regard to how many threads there are
   };
   /// A way to store a sample, and the bytes that it leaves.
   struct Candidate {

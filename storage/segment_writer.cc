@@ -120,8 +120,8 @@ Status SegmentWriter::submit_up_to(std::size_t bytes) {
   if (bytes <= submitted_) return {};
   preallocate(buffer_begin_ + bytes);
   const std::span<const std::byte> part = buffers_.at(current_).subspan(submitted_, bytes - submitted_);
+  if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();  // before: a write that is paced waits within
   VARVE_TRY(file_->submit_write(buffer_begin_ + submitted_, part));
-  if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();
   busy_bytes_ += part.size();
   submitted_ = bytes;
   last_write_[current_] = ++writes_;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "storage/pace.h"
 #include "tests/support/simulated_io.h"
 #include "tests/support/store_shadow.h"
 
@@ -10,9 +11,11 @@ namespace varve::storage {
 namespace {
 
 /// What is known of the disk after writing so much, by one flush or by several.
-double measured_speed(bool direct, std::size_t bytes, std::size_t flushes) {
+double measured_speed(bool direct, std::size_t bytes, std::size_t flushes, std::uint64_t bytes_per_second = 0) {
   test::SimulatedDisk disk{{.direct = direct}};
-  const auto io = disk.open();
+  std::unique_ptr<Io> io = disk.open();
+  if (bytes_per_second != 0)
+    io = std::make_unique<PacedWrites>(std::move(io), std::make_shared<Pace>(PaceOptions{bytes_per_second, 4096}));
   EXPECT_TRUE(io->make_directory(kSegmentFolder).has_value());
   const auto buffers = WriteBuffers::create().value();
   SegmentHeader header;
@@ -32,6 +35,14 @@ TEST(SegmentWriter, MeasuresTheDiskOnLongWritesOnly) {
     EXPECT_EQ(measured_speed(direct, std::size_t{2} << 20, 1), 0) << direct;
     EXPECT_EQ(measured_speed(direct, std::size_t{8} << 20, 512), 0) << "latencies, " << direct;
   }
+}
+
+TEST(SegmentWriter, TakesAPacedDiskForASlowOne) {
+  // Whatever else this machine does, it is not faster than its pace.
+  constexpr std::uint64_t kRate = std::uint64_t{64} << 20;
+  const double speed = measured_speed(true, std::size_t{8} << 20, 1, kRate);
+  EXPECT_GT(speed, 0);
+  EXPECT_LT(speed, 1.5 * static_cast<double>(kRate));
 }
 
 }  // namespace
