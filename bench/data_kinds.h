@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Kinds of data as programs have them, and how each goes on: `step` 0 is the first state, and so on. The same bytes each
-// time.
+// Kinds of data as programs have them, and how each goes on: `step` 0 is the first state, and so on. The same bytes
+// each time.
 #pragma once
 
 #include <cmath>
@@ -161,18 +161,18 @@ struct Kind {
   std::vector<std::byte> (*make)(std::size_t step);
 };
 inline constexpr Kind kKinds[] = {{"wave", wave},
-                           {"hill", hill},
-                           {"heat", heat},
-                           {"floats", float_wave},
-                           {"particles", [](std::size_t step) { return particles(step, true); }},
-                           {"coordinates", [](std::size_t step) { return particles(step, false); }},
-                           {"small integers", small_integers},
-                           {"sorted keys", sorted_keys},
-                           {"counters", counters},
-                           {"3 floats", triples},
-                           {"double int float", mixed_structures},
-                           {"heap", heap},
-                           {"random", random_words},
+                                  {"hill", hill},
+                                  {"heat", heat},
+                                  {"floats", float_wave},
+                                  {"particles", [](std::size_t step) { return particles(step, true); }},
+                                  {"coordinates", [](std::size_t step) { return particles(step, false); }},
+                                  {"small integers", small_integers},
+                                  {"sorted keys", sorted_keys},
+                                  {"counters", counters},
+                                  {"3 floats", triples},
+                                  {"double int float", mixed_structures},
+                                  {"heap", heap},
+                                  {"random", random_words},
                                   {"key-value", key_values}};
 
 }  // namespace varve::bench

@@ -2,16 +2,18 @@
 //
 // Deltas stored with and without differences to what they replace, in turns, on the same data: two stores side by side,
 // both on the disk. Counters: `bytes` and `ms` to durable of a delta, `plain_bytes` and `plain_ms` of the same without,
-// medians of ms; the arguments are kind of data, favour_size, and a bound on what is written, in MB/s (0: the disk's own).
+// medians of ms; the arguments are kind of data, favour_size, and how many MB/s a slower disk takes (0: this one).
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
 #include "bench/bench_support.h"
 #include "bench/data_kinds.h"
-#include "storage/pace.h"
+#include "storage/forwarding_io.h"
 #include "storage/store.h"
 
 namespace varve::bench {
@@ -21,19 +23,46 @@ constexpr std::size_t kSteps = 12;
 constexpr std::size_t kCopies = 4;  // of each kind, told apart by a word in each page: some 32 MiB of memory
 constexpr std::size_t kChunk = 4096;
 
+/// A disk that takes so many bytes a second: each write waits for itself, unlike a pace, which lets the first one go.
+class SlowFile final : public storage::ForwardingFile {
+ public:
+  SlowFile(std::unique_ptr<storage::File> inner, std::uint64_t bytes_per_second)
+      : ForwardingFile(std::move(inner)), bytes_per_second_(bytes_per_second) {}
+  Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
+    std::this_thread::sleep_for(std::chrono::nanoseconds(bytes.size() * 1'000'000'000 / bytes_per_second_));
+    return ForwardingFile::submit_write(offset, bytes);
+  }
+
+ private:
+  const std::uint64_t bytes_per_second_;
+};
+
+class SlowIo final : public storage::ForwardingIo {
+ public:
+  SlowIo(std::unique_ptr<storage::Io> inner, std::uint64_t bytes_per_second)
+      : ForwardingIo(*inner), inner_(std::move(inner)), bytes_per_second_(bytes_per_second) {}
+  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
+    auto file = ForwardingIo::open(name, mode);
+    if (!file) return file.error();
+    return std::unique_ptr<storage::File>(std::make_unique<SlowFile>(std::move(*file), bytes_per_second_));
+  }
+
+ private:
+  const std::unique_ptr<storage::Io> inner_;
+  const std::uint64_t bytes_per_second_;
+};
+
 class Side {
  public:
   Status open(const std::string& directory, bool differences, bool favour_size, std::uint64_t bytes_per_second) {
     auto io = storage::open_io(directory, {});
     if (!io) return io.error();
-    std::unique_ptr<storage::Io> paced = std::move(*io);
-    if (bytes_per_second != 0)
-      paced = std::make_unique<storage::PacedWrites>(
-          std::move(paced), std::make_shared<storage::Pace>(storage::PaceOptions{bytes_per_second, 1 << 16}));
+    std::unique_ptr<storage::Io> disk = std::move(*io);
+    if (bytes_per_second != 0) disk = std::make_unique<SlowIo>(std::move(disk), bytes_per_second);
     storage::StoreOptions options;
     options.differences = differences;
     options.favour_size = favour_size;
-    auto store = storage::Store::open(std::move(paced), options);
+    auto store = storage::Store::open(std::move(disk), options);
     if (!store) return store.error();
     store_ = std::move(*store);
     auto writer = store_->open_chain("main");
@@ -111,8 +140,8 @@ void BM_Delta(benchmark::State& state) {
     DiskDirectory directory;
     std::array<Side, 2> sides;  // without and with
     for (std::size_t i = 0; i < 2; ++i)
-      if (!good(state, sides[i].open(directory / (i == 0 ? "plain" : "differing"), i == 1, favour_size,
-                                     bytes_per_second)))
+      if (!good(state,
+                sides[i].open(directory / (i == 0 ? "plain" : "differing"), i == 1, favour_size, bytes_per_second)))
         return;
     for (std::size_t step = 0; step < kSteps; ++step) {
       const std::vector<std::byte> memory = memory_at(kind, step);

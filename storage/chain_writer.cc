@@ -154,10 +154,10 @@ Status ChainWriterImplementation::confirm(const ChunkName& name, std::span<const
   if (const auto pending = find_pending(name); !pending.empty()) {
     if (std::ranges::equal(pending, content)) return {};
   }
-  Error error = fail(ErrorCode::corruption,
-                     {fmt::format("comparing chunk {} with the one that is stored under its name failed",
-                                  to_string(name)),
-                      "there is none with these bytes", "take a full image, and run `varve verify` on the store"});
+  Error error =
+      fail(ErrorCode::corruption,
+           {fmt::format("comparing chunk {} with the one that is stored under its name failed", to_string(name)),
+            "there is none with these bytes", "take a full image, and run `varve verify` on the store"});
   std::vector<ChunkPlace> tried;
   while (const auto place = store_.find_chunk(name, tried)) {
     auto same = compare(name, *place, content);
@@ -254,9 +254,8 @@ Status ChainWriterImplementation::encode_here(FrameJob& job) {
   VARVE_TRY_ASSIGN(const std::span<std::byte> room,
                    segment_->room(round_up(kRecordHeaderBytes + payload, kRecordAlignment)));
   const std::uint64_t begin_ns = monotonic_ns();
-  job.payload_bytes =
-      encode_frame(job.content(), job.chunks, job.choice, scratch_, room.subspan(kRecordHeaderBytes), job.compressed,
-                   job.difference());
+  job.payload_bytes = encode_frame(job.content(), job.chunks, job.choice, scratch_, room.subspan(kRecordHeaderBytes),
+                                   job.compressed, job.difference());
   job.encode_ns = monotonic_ns() - begin_ns;
   finish_frame(job, room);
   return {};
@@ -295,8 +294,8 @@ void ChainWriterImplementation::finish_frame(FrameJob& job, std::span<std::byte>
   job.clear();
 }
 
-void ChainWriterImplementation::enter_frame(std::span<std::byte> record, std::size_t payload_bytes,
-                                            std::size_t chunks, bool difference) {
+void ChainWriterImplementation::enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks,
+                                            bool difference) {
   RecordHeader header;
   header.type = RecordType::frame;
   header.nonce = nonce_;

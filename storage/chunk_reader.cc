@@ -342,11 +342,11 @@ Result<std::span<const std::byte>> ChunkReader::undo(const FrameView& frame, std
   const auto content = bases.base(base, raw.size(), {});
   if (!content) {
     const Error& error = content.error();
-    return fail(error.code(),
-                {fmt::format("reading chunk {} in {} failed", to_string(frame.chunk(slot).name), to_string(at)),
-                 fmt::format("it is stored as a difference to another: {}: {}", error.what(), error.cause()),
-                 error.remedy()},
-                error.os_errno());
+    return fail(
+        error.code(),
+        {fmt::format("reading chunk {} in {} failed", to_string(frame.chunk(slot).name), to_string(at)),
+         fmt::format("it is stored as a difference to another: {}: {}", error.what(), error.cause()), error.remedy()},
+        error.os_errno());
   }
   xor_bytes(raw, *content, into.first(raw.size()));
   return std::span<const std::byte>(into.first(raw.size()));

@@ -79,16 +79,18 @@ struct FrameOutcome {
   bool replaces = false;         ///< it was chosen with a MakeDifference
 };
 
-/// The raw bytes of the frame at hand XOR those of its bases; empty where too little of it has one. Reads, and is called
-/// only where a difference is in question.
+/// The raw bytes of the frame at hand XOR those of its bases; empty where too little of it has one. Reads, and is
+/// called only where a difference is in question.
 using MakeDifference = std::function<std::span<const std::byte>()>;
 
-/// Decides codec, filter and level of each frame, by the elements' size and whether it replaces earlier chunks: samples a
-/// frame now and then, and between the samples repeats what paid. Data that does not compress, or not as fast as the disk takes it, is found out and left
-/// alone, probed again ever more rarely. Where the elements' size is not known, samples find it.
+/// Decides codec, filter and level of each frame, by the elements' size and whether it replaces earlier chunks: samples
+/// a frame now and then, and between the samples repeats what paid. Data that does not compress, or not as fast as the
+/// disk takes it, is found out and left alone, probed again ever more rarely. Where the elements' size is not known,
+/// samples find it.
 ///
-/// A difference to earlier chunks has to save much of what the best other choice leaves, since it ties images to others,
-/// and reading the bases counts in its time. Where it turns out slower than the disk it is not tried for a while.
+/// A difference to earlier chunks has to save much of what the best other choice leaves, since it ties images to
+/// others, and reading the bases counts in its time. Where it turns out slower than the disk it is not tried for a
+/// while.
 class FilterChooser {
  public:
   explicit FilterChooser(const ChooserOptions& options) : options_(options) {}
@@ -109,9 +111,9 @@ class FilterChooser {
  private:
   struct Learned {
     FrameChoice choice;
-    FrameChoice plain;  ///< the best that is no difference: for frames that lack bases
-    std::uint32_t barred = 0;      ///< probes that try no difference
-    std::uint32_t last_barred = 0; ///< how many it were the last time
+    FrameChoice plain;              ///< the best that is no difference: for frames that lack bases
+    std::uint32_t barred = 0;       ///< probes that try no difference
+    std::uint32_t last_barred = 0;  ///< how many it were the last time
     unsigned level = 0;
     std::uint32_t frames_to_probe = 0;
     std::uint32_t interval = 0;  ///< frames between probes; doubles up to a bound while nothing changes
@@ -189,8 +191,8 @@ struct FrameView {
 
 /// `chunk_bytes`: of the store. Unknown codecs and filters are `unsupported`, by name.
 Result<FrameView> parse_frame(std::span<const std::byte> payload, std::uint32_t chunk_bytes, const StoredAt& at);
-/// The raw bytes, of a difference those before they are XORed with the bases; they lie in the payload or in the scratch,
-/// until its next use.
+/// The raw bytes, of a difference those before they are XORed with the bases; they lie in the payload or in the
+/// scratch, until its next use.
 Result<std::span<const std::byte>> unpack_frame(const FrameView& frame, FrameScratch& scratch, const StoredAt& at);
 
 }  // namespace varve::storage

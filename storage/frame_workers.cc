@@ -60,9 +60,8 @@ void FrameEncoder::run(void* encoder, std::uint64_t argument) {
   std::unique_ptr<FrameScratch> scratch = self.scratches_.take();
   const std::size_t room = max_frame_payload(job.chunks.size(), job.raw_bytes);
   const std::uint64_t begin_ns = monotonic_ns();
-  job.payload_bytes =
-      encode_frame(job.content(), job.chunks, job.choice, *scratch, {job.payload.get(), room}, job.compressed,
-                   job.difference());
+  job.payload_bytes = encode_frame(job.content(), job.chunks, job.choice, *scratch, {job.payload.get(), room},
+                                   job.compressed, job.difference());
   job.encode_ns = monotonic_ns() - begin_ns;
   self.scratches_.give(std::move(scratch));
   const MutexLock lock(self.mutex_);

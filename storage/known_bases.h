@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // KnownBases: what chunks written lately are differences to, so that it need not be read back when they are replaced in
-// turn. Bounded: a newer one takes the place of an older one. Hints, never the truth: who uses one looks whether the base
-// is there.
+// turn. Bounded: a newer one takes the place of an older one. Hints, never the truth: who uses one looks whether the
+// base is there.
 //
 // Threads: one at a time.
 #pragma once

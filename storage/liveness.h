@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Liveness: which stored chunks the listed images of all chains need, and at which of its places each is kept. A chunk
-// that is kept in a difference keeps its base alive, in a frame that is none: which one that is, such frames say, and only
-// they are read.
+// that is kept in a difference keeps its base alive, in a frame that is none: which one that is, such frames say, and
+// only they are read.
 //
 // Memory: some 30 bytes for each chunk that is alive, besides the manifest at hand.
 //

@@ -286,7 +286,8 @@ bool StoreImplementation::reusable(const ChunkPlace& place, std::uint32_t own) {
 
 std::optional<ChunkPlace> StoreImplementation::find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried) {
   const MutexLock lock(mutex_);
-  return find_plain_first(name, [&](const ChunkPlace& place) { return std::ranges::find(tried, place) == tried.end(); });
+  return find_plain_first(name,
+                          [&](const ChunkPlace& place) { return std::ranges::find(tried, place) == tried.end(); });
 }
 
 std::optional<ChunkPlace> StoreImplementation::find_base(const ChunkName& name, std::span<const ChunkPlace> tried) {
@@ -304,9 +305,8 @@ std::optional<ChunkPlace> StoreImplementation::find_reusable(const ChunkName& na
 
 std::optional<ChunkPlace> StoreImplementation::find_reusable_base(const ChunkName& name, std::uint32_t own) {
   const MutexLock lock(mutex_);
-  return index_.find(name, [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS {
-    return !place.difference && reusable(place, own);
-  });
+  return index_.find(name, [&](const ChunkPlace& place)
+                               VARVE_NO_THREAD_SAFETY_ANALYSIS { return !place.difference && reusable(place, own); });
 }
 
 std::vector<ChunkPlace> StoreImplementation::places(const ChunkName& name) {

@@ -35,7 +35,8 @@ struct StoreOptions {
   std::uint32_t chunk_bytes = 0;  ///< of a new store; 0: 4 KiB
   bool compress = true;
   bool favour_size = false;  ///< compress also where the disk would take the raw bytes sooner
-  /// Chunks may be stored as differences to those that they replace. Off: to measure what that is worth, and nothing else.
+  /// Chunks may be stored as differences to those that they replace. Off: to measure what that is worth, and nothing
+  /// else.
   bool differences = true;
   bool verify_on_dedup = false;
   std::uint32_t threads = 1;         ///< for compression

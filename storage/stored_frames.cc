@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -16,7 +17,8 @@ namespace {
 
 constexpr std::size_t kMaxFiles = 8;
 
-/// A frame record into `record`, and mostly what follows: but where the medium can't give that, no more than the record.
+/// A frame record into `record`, and mostly what follows: but where the medium can't give that, no more than the
+/// record.
 Status read_record(File& file, std::uint64_t key, const StoredAt& at, std::vector<std::byte>& record) {
   auto got = file.read(at.offset, record);
   if (!got && medium_failed(got.error())) {
@@ -56,11 +58,11 @@ Result<std::span<const std::byte>> StoredFrames::chunk(const ChunkName& name, co
   if (!base_content) {
     const Error& error = base_content.error();
     const std::string file = source_.view(place.segment).file;
-    return fail(error.code(),
-                {fmt::format("reading chunk {} in {} failed", to_string(name), to_string(StoredAt{file, place.offset})),
-                 fmt::format("it is stored as a difference to another: {}: {}", error.what(), error.cause()),
-                 error.remedy()},
-                error.os_errno());
+    return fail(
+        error.code(),
+        {fmt::format("reading chunk {} in {} failed", to_string(name), to_string(StoredAt{file, place.offset})),
+         fmt::format("it is stored as a difference to another: {}: {}", error.what(), error.cause()), error.remedy()},
+        error.os_errno());
   }
   xor_bytes(content_, *base_content, content_);
   return std::span<const std::byte>(content_);
@@ -107,9 +109,14 @@ Result<const StoredFrames::Frame*> StoredFrames::frame(const ChunkPlace& place, 
     frames_.splice(frames_.begin(), frames_, known);
   } else {
     const bool buffered = place.segment == own.ordinal && place.offset >= own.flushed_end;
-    VARVE_TRY_ASSIGN(Frame loaded, load(place, buffered ? own.writer : nullptr));
-    frames_.push_front(std::move(loaded));
-    if (frames_.size() > most_frames_) frames_.pop_back();
+    // The memory of the one that goes serves again.
+    std::list<Frame> loaded;
+    if (frames_.size() < most_frames_)
+      loaded.emplace_back();
+    else
+      loaded.splice(loaded.begin(), frames_, std::prev(frames_.end()));
+    VARVE_TRY(load(place, buffered ? own.writer : nullptr, loaded.front()));
+    frames_.splice(frames_.begin(), loaded);
   }
   const Frame& front = frames_.front();
   if (place.difference == front.bases.empty())
@@ -147,7 +154,7 @@ Result<File*> StoredFrames::file_of(std::uint32_t segment, const std::string& na
   return files_.front().file.get();
 }
 
-Result<StoredFrames::Frame> StoredFrames::load(const ChunkPlace& place, SegmentWriter* own) {
+Status StoredFrames::load(const ChunkPlace& place, SegmentWriter* own, Frame& frame) {
   const SegmentView view = source_.view(place.segment);
   const std::uint64_t end = own != nullptr ? own->offset() : view.end;
   const StoredAt here{view.file, place.offset};
@@ -163,7 +170,8 @@ Result<StoredFrames::Frame> StoredFrames::load(const ChunkPlace& place, SegmentW
   if (scratch_ == nullptr) scratch_ = std::make_unique<FrameScratch>();
   VARVE_TRY_ASSIGN(const UnpackedFrame unpacked,
                    unpack_frame_record(record_, view.key, here, source_.chunk_bytes(), *scratch_));
-  Frame frame;
+  frame.chunks.clear();
+  frame.bases.clear();
   frame.segment = place.segment;
   frame.offset = place.offset;
   for (std::uint32_t slot = 0; slot < unpacked.frame.chunks; ++slot) {
@@ -171,7 +179,7 @@ Result<StoredFrames::Frame> StoredFrames::load(const ChunkPlace& place, SegmentW
     if (unpacked.frame.is_difference()) frame.bases.push_back(unpacked.frame.base(slot));
   }
   frame.raw.assign(unpacked.raw.begin(), unpacked.raw.end());
-  return frame;
+  return {};
 }
 
 }  // namespace varve::storage

@@ -93,7 +93,7 @@ class StoredFrames {
   Result<Found> find(const ChunkName& name, const ChunkPlace& place, const OwnSegment& own);
   Result<std::span<const std::byte>> base_at(const ChunkName& name, std::size_t bytes, const ChunkPlace& place,
                                              const OwnSegment& own);
-  Result<Frame> load(const ChunkPlace& place, SegmentWriter* own);
+  Status load(const ChunkPlace& place, SegmentWriter* own, Frame& frame);
   Result<File*> file_of(std::uint32_t segment, const std::string& name);
   Error wrong(const ChunkPlace& place, std::string cause);
 

@@ -317,8 +317,9 @@ void VerifyRun::take_frames(const ScannedCommit& commit, const Footer* footer, s
   for (const ScannedFrame& scanned : commit.frames) {
     const FooterFrame& frame = scanned.frame;
     // A frame that the footer does not list is not found when images are restored.
-    const auto entry = footer == nullptr ? std::vector<FooterFrame>::const_iterator()
-                                         : std::ranges::lower_bound(footer->frames, frame.offset, {}, &FooterFrame::offset);
+    const auto entry = footer == nullptr
+                           ? std::vector<FooterFrame>::const_iterator()
+                           : std::ranges::lower_bound(footer->frames, frame.offset, {}, &FooterFrame::offset);
     const bool listed = footer == nullptr || (entry != footer->frames.end() && entry->offset == frame.offset);
     if (scanned.good && listed && footer != nullptr && entry->difference != frame.difference)
       found(finding(to_string(segments_.back().name), frame.offset, frame.bytes,

@@ -62,8 +62,7 @@ std::optional<ChunkPlace> VerifyRun::find_base(const ChunkName& name, std::span<
 }
 
 bool VerifyRun::restorable(const ChunkName& name) const {
-  return good_
-      .find(name, [&](const ChunkPlace& place) { return !place.difference || !orphaned_.contains(place); })
+  return good_.find(name, [&](const ChunkPlace& place) { return !place.difference || !orphaned_.contains(place); })
       .has_value();
 }
 
@@ -249,11 +248,10 @@ void VerifyRun::report_lost(const Manifest& manifest, const RegionRecord& region
     one.what = place ? "the frame that holds these bytes is damaged" : "these bytes are in no readable segment";
     if (base != kNoBase) {
       const auto lost = lost_.find(base);
-      one.what = fmt::format(
-          "these bytes are a difference to chunk {}, {}", to_string(base),
-          lost ? fmt::format("whose frame in {} is damaged",
-                             to_string(StoredAt{view(lost->segment).file, lost->offset}))
-               : "which is damaged or in no readable segment");
+      one.what = fmt::format("these bytes are a difference to chunk {}, {}", to_string(base),
+                             lost ? fmt::format("whose frame in {} is damaged",
+                                                to_string(StoredAt{view(lost->segment).file, lost->offset}))
+                                  : "which is damaged or in no readable segment");
     }
     found(std::move(one));
   }

@@ -482,12 +482,13 @@ void run_seed(std::uint64_t seed) {
 TEST(EngineProperty, every_listed_image_restores_to_its_cut) {
   const Seeds seeds = wanted_seeds(1000);
   for_each_seed(seeds, run_seed);
-  std::printf("%s\n",
-              fmt::format("{} seeds from {}: {} opens, {} images, {} failed, {} skipped, {} restores, {} power cuts, "
-                          "{} changed and {} unchanged chunks, {} stored as differences",
-                          seeds.count, seeds.first, tally.opens, tally.images, tally.failed, tally.skipped,
-                          tally.restores, tally.power_cuts, tally.changed_chunks, tally.unchanged_chunks, tally.differences)
-                  .c_str());
+  std::printf(
+      "%s\n",
+      fmt::format("{} seeds from {}: {} opens, {} images, {} failed, {} skipped, {} restores, {} power cuts, "
+                  "{} changed and {} unchanged chunks, {} stored as differences",
+                  seeds.count, seeds.first, tally.opens, tally.images, tally.failed, tally.skipped, tally.restores,
+                  tally.power_cuts, tally.changed_chunks, tally.unchanged_chunks, tally.differences)
+          .c_str());
   EXPECT_GE(tally.restores, seeds.count / 2);
   if (seeds.count >= 100) {
     EXPECT_GT(tally.differences, seeds.count);

@@ -26,8 +26,9 @@ void look_at(Io& io, const StoreIdentity& identity, const LoadedSegment& segment
     auto record = reader.at(frame.offset, frame.bytes);
     ASSERT_TRUE(record.has_value()) << record.error().message();
     const StoredAt at{"a segment", frame.offset};
-    auto header = decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(record->data(), kRecordHeaderBytes),
-                                       record_key(identity.id, segment.header.incarnation), at, frame.bytes);
+    auto header =
+        decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(record->data(), kRecordHeaderBytes),
+                             record_key(identity.id, segment.header.incarnation), at, frame.bytes);
     ASSERT_TRUE(header.has_value()) << header.error().message();
     auto view = parse_frame(record->subspan(kRecordHeaderBytes, static_cast<std::size_t>(header->payload_bytes)),
                             identity.chunk_bytes, at);

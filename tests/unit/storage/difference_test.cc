@@ -108,8 +108,7 @@ void check_disk(SimulatedDisk& disk, const std::string& chain, const States& sta
   for (const bool deep : {false, true}) {
     auto report = verify(*io, {.deep = deep});
     ASSERT_OK(report);
-    EXPECT_NE(report->status, VerifyStatus::damage)
-        << (report->findings.empty() ? "" : report->findings.front().what);
+    EXPECT_NE(report->status, VerifyStatus::damage) << (report->findings.empty() ? "" : report->findings.front().what);
     EXPECT_EQ(report->good.size(), open_store(disk)->images().size());
   }
   auto store = open_store(disk);
@@ -401,14 +400,15 @@ TEST(Difference, WhatCanNotBeReadIsNoBaseAndTheImageIsAsGood) {
   const std::uint64_t before = look_for_differences(*disk.open()).chunks;
   {
     bool fails = false;
-    auto store = Store::open(
-        std::make_unique<test::HookedIo>(
-            disk.open(),
-            [&](const test::HookedCall& call) -> Status {
-              if (!fails || call.kind != test::HookedCall::Kind::read || !call.file.ends_with(".seg")) return {};
-              return os_error(std::string("read of ").append(call.file) + " failed", EIO);
-            }),
-        small_segments());
+    auto store =
+        Store::open(std::make_unique<test::HookedIo>(
+                        disk.open(),
+                        [&](const test::HookedCall& call) -> Status {
+                          if (!fails || call.kind != test::HookedCall::Kind::read || !call.file.ends_with(".seg"))
+                            return {};
+                          return os_error(std::string("read of ").append(call.file) + " failed", EIO);
+                        }),
+                    small_segments());
     ASSERT_OK(store);
     auto writer = open_chain(**store);
     fails = true;
