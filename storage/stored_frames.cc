@@ -2,7 +2,6 @@
 #include "storage/stored_frames.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <iterator>
 
@@ -16,21 +15,30 @@ namespace varve::storage {
 namespace {
 
 constexpr std::size_t kMaxFiles = 8;
+constexpr std::size_t kDifferenceBytes = 8192;  // that most of them take: those that pay are small
 
-/// A frame record into `record`, and mostly what follows: but where the medium can't give that, no more than the
-/// record.
-Status read_record(File& file, std::uint64_t key, const StoredAt& at, std::vector<std::byte>& record) {
+/// A frame record into `record`, which begins with it, and mostly holds some of what follows; but where the medium
+/// can't give that, no more than the record. `room`: from the frame to the segment's end; `first_bytes`: read at once.
+Status read_record(File& file, std::uint64_t key, const StoredAt& at, std::uint64_t room, std::size_t first_bytes,
+                   std::vector<std::byte>& record) {
+  record.resize(static_cast<std::size_t>(std::min<std::uint64_t>(first_bytes, room)));
   auto got = file.read(at.offset, record);
   if (!got && medium_failed(got.error())) {
-    std::array<std::byte, kRecordHeaderBytes> bytes;
-    VARVE_TRY_ASSIGN(const std::size_t head, file.read(at.offset, bytes));
-    if (head != bytes.size()) return damaged("the frame", at, "the file ends before it");
-    VARVE_TRY_ASSIGN(const RecordHeader header, decode_record_header(bytes, key, at, record.size() - bytes.size()));
-    record.resize(bytes.size() + static_cast<std::size_t>(header.payload_bytes));
+    record.resize(std::min(record.size(), kRecordHeaderBytes));
     got = file.read(at.offset, record);
   }
   if (!got) return got.error();
   record.resize(*got);
+  if (record.size() < kRecordHeaderBytes) return damaged("the frame", at, "the file ends before it");
+  VARVE_TRY_ASSIGN(const RecordHeader header, decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(
+                                                                       record.data(), kRecordHeaderBytes),
+                                                                   key, at, room - kRecordHeaderBytes));
+  const std::uint64_t needed = kRecordHeaderBytes + header.payload_bytes;
+  const std::size_t have = record.size();
+  if (have >= needed || needed > kMaxFrameRecord) return {};
+  record.resize(static_cast<std::size_t>(needed));
+  VARVE_TRY_ASSIGN(const std::size_t rest, file.read(at.offset + have, std::span(record).subspan(have)));
+  record.resize(have + rest);
   return {};
 }
 
@@ -160,12 +168,13 @@ Status StoredFrames::load(const ChunkPlace& place, SegmentWriter* own, Frame& fr
   const StoredAt here{view.file, place.offset};
   if (view.file.empty()) return os_error("reading a collected segment failed", ENOENT);
   if (place.offset >= end) return damaged("the frame", here, "the file ends before it");
-  record_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(kMaxFrameRecord, end - place.offset)));
+  const std::uint64_t room = end - place.offset;
   if (own != nullptr) {
+    record_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(kMaxFrameRecord, room)));
     VARVE_TRY(own->read_back(place.offset, record_));
   } else {
     VARVE_TRY_ASSIGN(File* const file, file_of(place.segment, view.file));
-    VARVE_TRY(read_record(*file, view.key, here, record_));
+    VARVE_TRY(read_record(*file, view.key, here, room, place.difference ? kDifferenceBytes : kMaxFrameRecord, record_));
   }
   if (scratch_ == nullptr) scratch_ = std::make_unique<FrameScratch>();
   VARVE_TRY_ASSIGN(const UnpackedFrame unpacked,

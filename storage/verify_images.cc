@@ -69,6 +69,7 @@ bool VerifyRun::restorable(const ChunkName& name) const {
 Status VerifyRun::check_differences() {
   orphaned_.clear();
   StoredFrames frames(*this);
+  if (options_.pace != nullptr) options_.pace->expect(differences_.size() * kBlockBytes);
   for (const ChunkPlace& place : differences_) VARVE_TRY(check_difference(place, frames));
   return {};
 }

@@ -27,6 +27,22 @@ TEST(ChunkIndex, FindsWhatWasInserted) {
   EXPECT_FALSE(index.find({1, 4}).has_value());
 }
 
+TEST(ChunkIndex, APlaceThatNeedsNoOtherChunkHasRoom) {
+  ChunkIndex index;
+  const auto difference = [](std::uint32_t segment) { return ChunkPlace{segment, 64, 5, true}; };
+  std::uint32_t kept = 0;
+  while (index.insert({1, 2}, difference(kept + 1))) ++kept;
+  ASSERT_GT(kept, 1U);
+  EXPECT_EQ(index.find({1, 2}), difference(1));
+  const auto plain = [](const ChunkPlace& at) { return !at.difference; };
+  EXPECT_FALSE(index.find({1, 2}, plain).has_value());
+  EXPECT_FALSE(index.insert({1, 2}, place(99, 1))) << "one gave way: there are more than are kept";
+  EXPECT_EQ(index.find({1, 2}, plain), place(99, 1));
+  EXPECT_EQ(index.size(), kept);
+  EXPECT_FALSE(index.insert({1, 2}, difference(50)));
+  EXPECT_EQ(index.size(), kept);
+}
+
 TEST(ChunkIndex, HoldsSeveralPlacesOfAName) {
   ChunkIndex index;
   index.insert({1, 2}, place(1, 1));

@@ -387,6 +387,34 @@ TEST(Difference, ABaseThatIsOnlyInADifferenceIsDamage) {
   EXPECT_NE(read.error().message().find("but in a difference"), std::string::npos) << read.error().message();
 }
 
+TEST(Difference, ABaseThatWasMovedMeanwhileIsLookedForAgain) {
+  SimulatedDisk disk;
+  States states;
+  auto first_store = open_store(disk, small_segments());
+  auto second_store = open_store(disk, small_segments());  // another process, which sees nothing of the first
+  auto first = open_chain(*first_store, "first");
+  auto second = open_chain(*second_store, "second");
+  ShadowMemory memory = heap(1, 0);
+  const ShadowMemory root = memory;
+  run(*first_store, *first, "first", 1, 3, memory, states);
+  ASSERT_OK(first->close());
+  auto reader = open_store(disk);
+  ASSERT_OK(checkpoint(*second_store, *second, "second", 1, root, nullptr, 0));
+  ASSERT_OK(second->close());
+  disk.remove(segment_of(*first_store, 1));
+  auto third = reader->read_manifest("first", 3);
+  ASSERT_OK(third);
+  std::vector<ChunkRequest> requests;
+  const std::vector<ChunkName>& names = third->regions.front().names;
+  ASSERT_EQ(names.size(), kPages);
+  for (std::size_t i = 0; i < names.size(); ++i) requests.push_back({names[i], static_cast<std::uint32_t>(kPage), i});
+  ShadowMemory restored = root;
+  ASSERT_OK(reader->read_chunks(requests, 1, [&](std::uint64_t tag, std::span<const std::byte> content) {
+    std::ranges::copy(content, restored["heap"].content.begin() + static_cast<std::ptrdiff_t>(tag * kPage));
+  }));
+  EXPECT_EQ(restored, states[3]);
+}
+
 TEST(Difference, WhatCanNotBeReadIsNoBaseAndTheImageIsAsGood) {
   SimulatedDisk disk;
   States states;
