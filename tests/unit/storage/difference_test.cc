@@ -220,6 +220,7 @@ TEST(Difference, WhatIsAliveOfAFrameMovesToTheSameBases) {
   retire(*writer, 1, 5, states);
   // Whoever collects: also a store that compresses nothing by itself.
   ASSERT_OK(writer->close());
+  writer.reset();
   StoreOptions raw = small_segments(1000);
   raw.compress = false;
   store = open_store(disk, raw);
