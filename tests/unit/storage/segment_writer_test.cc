@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/segment_writer.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "storage/pace.h"
@@ -9,6 +11,8 @@
 
 namespace varve::storage {
 namespace {
+
+constexpr std::size_t kPiece = 4096;
 
 /// What is known of the disk after writing so much, by one flush or by several.
 double measured_speed(bool direct, std::size_t bytes, std::size_t flushes, std::uint64_t bytes_per_second = 0) {
@@ -23,7 +27,12 @@ double measured_speed(bool direct, std::size_t bytes, std::size_t flushes, std::
   header.chain = "main";
   const auto writer = SegmentWriter::create(*io, *buffers, header, {}, {}).value();
   for (std::size_t i = 0; i < flushes; ++i) {
-    EXPECT_TRUE(writer->append(test::random_bytes(bytes / flushes, i)).has_value());
+    for (std::size_t done = 0; done < bytes / flushes; done += kPiece) {  // as frames are written
+      const auto room = writer->room(kPiece);
+      EXPECT_TRUE(room.has_value());
+      std::ranges::copy(test::random_bytes(kPiece, i), room->begin());
+      writer->advance(kPiece);
+    }
     EXPECT_TRUE(writer->sync().has_value());
   }
   return writer->disk_bytes_per_second();
