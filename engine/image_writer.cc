@@ -114,9 +114,14 @@ void ImageWriter::see_other_chains(const ImageJob& job) {
 Status ImageWriter::reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, Counts& counts,
                            const std::atomic<bool>& dropping) {
   reduced.assign(job.regions.size(), {});
-  for (std::size_t i = 0; i < job.regions.size(); ++i)  // so that a new region's names do not grow by doubling
-    if (const Region& region = *job.regions[i].region; region.capture_all.load())
-      reduced[i].changed.names.reserve(region.grid.count());
+  std::uint64_t new_chunks = 0;
+  for (std::size_t i = 0; i < job.regions.size(); ++i) {
+    const Region& region = *job.regions[i].region;
+    if (!region.capture_all.load()) continue;
+    reduced[i].changed.names.reserve(region.grid.count());  // they would grow by doubling
+    new_chunks += region.grid.count();
+  }
+  chain_.expect(new_chunks);
   [[maybe_unused]] std::uint64_t read_bytes = 0;
   while (true) {
     VARVE_TRY(check_dropping(job, dropping));
@@ -149,7 +154,7 @@ Status ImageWriter::reduce_piece(const RegionCut& cut, const CapturedPiece& piec
       batch[i] = look_at(cut, first + i, piece.content.subspan(extent.offset - at, extent.bytes), i);
       if (batch[i].found == Chunk::Found::changed) changed[names++] = batch[i].name;
     }
-    chain_.prefetch(std::span(changed).first(names));
+    chain_.look_up(std::span(changed).first(names));
     for (std::size_t i = 0; i < count; ++i) VARVE_TRY(take(cut, first + i, batch[i], reduced, counts));
   }
   return {};

@@ -70,7 +70,7 @@ class ImageWriter {
   Status reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, Counts& counts, const std::atomic<bool>& dropping);
   Status reduce_piece(const RegionCut& cut, const CapturedPiece& piece, ReducedRegion& reduced, Counts& counts);
   /// Chunks that are looked at together.
-  static constexpr std::size_t kBatch = 16;
+  static constexpr std::size_t kBatch = storage::ChainWriter::kLookUpMost;
   struct Chunk {
     enum class Found : std::uint8_t { unchanged, zero, changed };
     std::span<const std::byte> content;

@@ -109,6 +109,36 @@ std::span<const std::byte> ChainWriterImplementation::find_pending(const ChunkNa
   return {};
 }
 
+void ChainWriterImplementation::look_up(std::span<const ChunkName> names) {
+  ahead_ = std::min(names.size(), kLookUpMost);
+  ahead_next_ = 0;
+  ahead_since_ = content_.names.size();
+  std::ranges::copy(names.first(ahead_), ahead_names_.begin());
+  store_.find_reusable(std::span(ahead_names_).first(ahead_), ordinal_, ahead_places_);
+}
+
+std::optional<ChunkPlace> ChainWriterImplementation::find_stored(const ChunkName& name) {
+  while (ahead_next_ != ahead_ && ahead_names_[ahead_next_] != name) ++ahead_next_;  // those that were pending
+  if (ahead_next_ == ahead_) return store_.find_reusable(name, ordinal_);
+  const auto& place = ahead_places_[ahead_next_++];
+  // Not there: unless it is in a frame that was entered since.
+  if (!place && std::ranges::find(content_.names.begin() + static_cast<std::ptrdiff_t>(ahead_since_),
+                                  content_.names.end(), name) != content_.names.end())
+    return store_.find_reusable(name, ordinal_);
+  return place;
+}
+
+void ChainWriterImplementation::grow_index() {
+  constexpr std::uint64_t kPart = 16;
+  const std::uint64_t seen = counts_.new_chunks + counts_.reused_chunks;
+  if (expected_chunks_ == 0 || seen < expected_chunks_ / kPart) return;
+  const std::uint64_t left = expected_chunks_ - std::min(expected_chunks_, seen);
+  // In steps, it would be built anew several times. But for chunks that turn out to be stored already it is not to
+  // grow.
+  if (counts_.new_chunks >= seen - seen / kPart) store_.reserve(left);
+  expected_chunks_ = 0;
+}
+
 Status ChainWriterImplementation::add(const ChunkName& name, std::span<const std::byte> content,
                                       std::uint32_t element_bytes, const ChunkName& previous) {
   VARVE_CHECK(begun_ && !content.empty() && content.size() <= store_.chunk_bytes());
@@ -126,7 +156,7 @@ Status ChainWriterImplementation::add(const ChunkName& name, std::span<const std
     ++counts_.reused_chunks;
     return {};
   }
-  const auto place = store_.find_reusable(name, ordinal_);
+  const auto place = find_stored(name);
   if (place && base_stays(name, *place)) {
     if (store_.options().verify_on_dedup) VARVE_TRY(compare(name, *place, content));
     ++counts_.reused_chunks;
@@ -188,6 +218,7 @@ Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<
   job.previous.push_back(previous);
   ++counts_.new_chunks;
   counts_.raw_bytes += content.size();
+  grow_index();
   return {};
 }
 
@@ -421,6 +452,8 @@ Result<Committed> ChainWriterImplementation::finish_commit(const Manifest& manif
 void ChainWriterImplementation::end_image() {
   begun_ = false;
   broken_.reset();
+  expected_chunks_ = 0;
+  ahead_ = ahead_next_ = 0;
   clear_frames();
   stored_.close_files();
   store_lock_.reset();

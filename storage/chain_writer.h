@@ -13,7 +13,9 @@
 // Threads: one at a time.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +42,8 @@ class ChainWriterImplementation final : public ChainWriter {
   Status begin() override;
   Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
              const ChunkName& previous) override;
-  void prefetch(std::span<const ChunkName> names) override { store_.prefetch(names); }
+  void look_up(std::span<const ChunkName> names) override;
+  void expect(std::uint64_t chunks) override { expected_chunks_ = chunks; }
   Status confirm(const ChunkName& name, std::span<const std::byte> content) override;
   Result<Committed> commit(const Manifest& manifest) override;
   void abandon() override;
@@ -126,6 +129,10 @@ class ChainWriterImplementation final : public ChainWriter {
   void remember_bases(const FrameJob& job);
 
   // Images.
+  /// A place that this image may name.
+  std::optional<ChunkPlace> find_stored(const ChunkName& name);
+  /// Once, after a part of what is expected.
+  void grow_index();
   void drop_image();
   void end_image();
   /// The content of a chunk whose frame has no place yet; empty when there is none of that name.
@@ -157,7 +164,14 @@ class ChainWriterImplementation final : public ChainWriter {
   // The image.
   bool begun_ = false;
   std::shared_ptr<Lock> store_lock_;
-  std::optional<Error> broken_;  // a write failed: commit() says so
+  std::optional<Error> broken_;        // a write failed: commit() says so
+  std::uint64_t expected_chunks_ = 0;  // until the index has grown for them
+  // What look_up() found, for the add()s that follow.
+  std::array<ChunkName, kLookUpMost> ahead_names_;
+  std::array<std::optional<ChunkPlace>, kLookUpMost> ahead_places_;
+  std::size_t ahead_ = 0;
+  std::size_t ahead_next_ = 0;
+  std::size_t ahead_since_ = 0;  // so many chunks were in the segment then
   Committed counts_;
   std::uint64_t nonce_ = 0;
   std::uint32_t records_ = 0;

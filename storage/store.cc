@@ -319,9 +319,18 @@ std::vector<ChunkPlace> StoreImplementation::places(const ChunkName& name) {
   return all;
 }
 
-void StoreImplementation::prefetch(std::span<const ChunkName> names) {
+void StoreImplementation::find_reusable(std::span<const ChunkName> names, std::uint32_t own,
+                                        std::span<std::optional<ChunkPlace>> places) {
   const MutexLock lock(mutex_);
   for (const ChunkName& name : names) index_.prefetch(name);
+  for (std::size_t i = 0; i < names.size(); ++i)
+    places[i] = find_plain_first(
+        names[i], [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS { return reusable(place, own); });
+}
+
+void StoreImplementation::reserve(std::uint64_t chunks) {
+  const MutexLock lock(mutex_);
+  index_.reserve(chunks);
 }
 
 SegmentView StoreImplementation::view(std::uint32_t ordinal) {

@@ -108,8 +108,12 @@ class ChainWriter {
   /// REQUIRES: name == store.name_of(content); begin() called.
   virtual Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
                      const ChunkName& previous) = 0;
-  /// Has the processor fetch what add() will look at for these names: so that several look-ups wait for memory at once.
-  virtual void prefetch(std::span<const ChunkName> names) = 0;
+  /// Looks these up for the add()s that follow, in their order: the look-ups of several wait for memory at once. Of no
+  /// effect but on speed; names beyond kLookUpMost are left to add().
+  virtual void look_up(std::span<const ChunkName> names) = 0;
+  static constexpr std::size_t kLookUpMost = 32;
+  /// How many chunks this image may add, about: the index grows at once, where most turn out to be new.
+  virtual void expect(std::uint64_t chunks) = 0;
   /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
   /// Otherwise does nothing.
   virtual Status confirm(const ChunkName& name, std::span<const std::byte> content) = 0;

@@ -116,7 +116,10 @@ class StoreImplementation final : public Store, public FrameSource {
   std::optional<ChunkPlace> find_reusable_base(const ChunkName& name, std::uint32_t own);
   /// All places, for garbage collection.
   std::vector<ChunkPlace> places(const ChunkName& name);
-  void prefetch(std::span<const ChunkName> names);
+  /// Likewise of several; `places` has as many.
+  void find_reusable(std::span<const ChunkName> names, std::uint32_t own, std::span<std::optional<ChunkPlace>> places);
+  /// Room in the index for so many more chunks.
+  void reserve(std::uint64_t chunks);
   SegmentView view(std::uint32_t ordinal) override;
   SegmentName name_of_segment(std::uint32_t ordinal);
 

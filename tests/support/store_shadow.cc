@@ -63,6 +63,22 @@ std::vector<std::byte> random_bytes(std::size_t count, std::uint64_t seed) {
   return bytes;
 }
 
+struct NewChunk {
+  ChunkName name;
+  std::span<const std::byte> content;
+  ChunkName previous;
+};
+
+/// Looked up together, as the engine does.
+Status add_chunks(storage::ChainWriter& writer, std::vector<NewChunk>& chunks, std::uint32_t element_bytes) {
+  std::vector<ChunkName> names;
+  for (const NewChunk& chunk : chunks) names.push_back(chunk.name);
+  writer.look_up(names);
+  for (const NewChunk& chunk : chunks) VARVE_TRY(writer.add(chunk.name, chunk.content, element_bytes, chunk.previous));
+  chunks.clear();
+  return {};
+}
+
 Status add_region(storage::Store& store, storage::ChainWriter& writer, const std::string& name, const ShadowRegion& now,
                   const ShadowRegion* before, RegionRecord& record) {
   record.name = name;
@@ -74,6 +90,7 @@ Status add_region(storage::Store& store, storage::ChainWriter& writer, const std
     before = nullptr;
   record.complete = before == nullptr;
   const std::uint64_t chunks = storage::chunk_count(record, store.chunk_bytes());
+  std::vector<NewChunk> together;
   for (std::uint64_t index = 0; index < chunks; ++index) {
     const ByteRange extent = storage::chunk_extent(record, store.chunk_bytes(), index);
     const auto content =
@@ -91,9 +108,11 @@ Status add_region(storage::Store& store, storage::ChainWriter& writer, const std
                            .subspan(static_cast<std::size_t>(extent.offset), static_cast<std::size_t>(extent.bytes));
       if (!storage::is_zero(old)) previous = store.name_of(old);
     }
-    VARVE_TRY(writer.add(chunk, content, now.element_bytes, previous));
+    together.push_back({chunk, content, previous});
+    if (together.size() == storage::ChainWriter::kLookUpMost)
+      VARVE_TRY(add_chunks(writer, together, now.element_bytes));
   }
-  return {};
+  return add_chunks(writer, together, now.element_bytes);
 }
 
 Result<Manifest> add_image(storage::Store& store, storage::ChainWriter& writer, const std::string& chain,

@@ -149,6 +149,57 @@ TEST(Store, StoresAChunkOnceWithinAndAcrossImagesAndChains) {
   EXPECT_EQ(*restored, memory);
 }
 
+TEST(Store, StoresAChunkOnceThatWasLookedUpBeforeItWasStored) {
+  SimulatedDisk disk;
+  auto store = open_store(disk);
+  auto writer = open_chain(*store);
+  ShadowMemory memory;
+  const auto once = random_bytes(ChainWriter::kLookUpMost / 2 * kPage, 1);
+  std::vector<std::byte>& twice = memory["twice"].content;  // the second half is looked up with the first
+  twice.insert(twice.end(), once.begin(), once.end());
+  twice.insert(twice.end(), once.begin(), once.end());
+  const auto committed = checkpoint(*store, *writer, "main", 1, memory, nullptr, 0);
+  ASSERT_OK(committed);
+  EXPECT_EQ(committed->new_chunks, ChainWriter::kLookUpMost / 2);
+  EXPECT_EQ(committed->reused_chunks, ChainWriter::kLookUpMost / 2);
+  auto restored = restore(*store, "main", 1);
+  ASSERT_OK(restored);
+  EXPECT_EQ(*restored, memory);
+}
+
+TEST(Store, TheIndexGrowsAtOnceForWhatIsNewAndNotForWhatIsThere) {
+  constexpr std::uint64_t kChunks = 4096;
+  SimulatedDisk disk;
+  auto store = open_store(disk);
+  auto writer = open_chain(*store);
+  const auto add = [&](std::uint64_t number, std::uint64_t seed) {
+    const auto content = random_bytes(kChunks * kPage, seed);
+    ASSERT_OK(writer->begin());
+    writer->expect(kChunks);
+    std::uint64_t grown = 0;
+    std::uint64_t before = store->statistics().index_bytes;
+    for (std::uint64_t i = 0; i < kChunks; ++i) {
+      const auto chunk = std::span(content).subspan(i * kPage, kPage);
+      ASSERT_OK(writer->add(store->name_of(chunk), chunk, 0, {}));
+      const std::uint64_t now = store->statistics().index_bytes;
+      if (now != before && i > kChunks / 8) ++grown;  // by then it is known whether they are new
+      before = now;
+    }
+    EXPECT_EQ(grown, 0U) << number;
+    Manifest manifest;
+    manifest.chain = "main";
+    manifest.number = number;
+    manifest.architecture = "x86_64";
+    manifest.page_bytes = manifest.chunk_bytes = kPage;
+    ASSERT_OK(writer->commit(manifest));
+  };
+  add(1, 1);
+  const std::uint64_t filled = store->statistics().index_bytes;
+  EXPECT_LE(filled, 40 * kChunks);
+  add(2, 1);
+  EXPECT_EQ(store->statistics().index_bytes, filled);  // nothing was new
+}
+
 TEST(Store, ContentOfAnotherNameIsNeverGivenOut) {
   // As a writer with a bug in its hash would store it: all checksums of the records are right.
   SimulatedDisk elsewhere({.seed = 2});
