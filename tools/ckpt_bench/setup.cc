@@ -107,6 +107,7 @@ void add_setup(CLI::App& command, BenchSetup& setup) {
       ->check(CLI::Range(0, 19))
       ->capture_default_str();
   add_rate(command, "--bytes-per-second", setup.bytes_per_second, "what they may write in a second (0: no bound)");
+  command.add_flag("--favour-size", setup.favour_size, "the smallest images, however long compressing takes");
   add_size(command, "--staging", setup.staging_bytes, "bound of staging memory (0: the engine's default)");
   command.add_option("--huge-pages", setup.huge_pages, "for the protected memory: system, always or never")
       ->check(CLI::IsMember({"system", "always", "never"}))
@@ -150,6 +151,7 @@ Options engine_options(const BenchSetup& setup, const BackEnds& back_ends, const
   options.threads = setup.threads;
   options.nice = setup.nice;
   options.bytes_per_second = setup.bytes_per_second;
+  options.favour_size = setup.favour_size;
   options.staging_bytes = setup.staging_bytes;
   return options;
 }
@@ -166,6 +168,7 @@ nlohmann::json header_json(const BenchSetup& setup, const std::string& subcomman
   header["threads"] = setup.threads;
   header["nice"] = setup.nice;
   header["bytes_per_second"] = setup.bytes_per_second;
+  header["favour_size"] = setup.favour_size;
   header["environment"] = nlohmann::json::object();
   for (const char* name : {env::kTracker, env::kCapture, env::kIo})
     if (const char* value = std::getenv(name); value != nullptr) header["environment"][name] = value;

@@ -35,6 +35,7 @@ struct BenchSetup {
   unsigned threads = 0;  ///< of the engine; 0: its default
   int nice = 0;
   std::uint64_t bytes_per_second = 0;
+  bool favour_size = false;
   std::uint64_t staging_bytes = 0;
   std::string huge_pages = "system";
   std::uint64_t offset = 0;  ///< of the memory within its first page
@@ -42,8 +43,8 @@ struct BenchSetup {
   std::string command_line;  ///< for the header
 };
 
-/// Adds --store, --keep, --max-store, --threads, --nice, --bytes-per-second, --staging, --huge-pages, --offset, --json,
-/// --progress.
+/// Adds --store, --keep, --max-store, --threads, --nice, --bytes-per-second, --favour-size, --staging, --huge-pages,
+/// --offset, --json, --progress.
 void add_setup(CLI::App& command, BenchSetup& setup);
 /// Adds --tracker, --capture and --io.
 void add_back_ends(CLI::App& command, BackEnds& back_ends);
