@@ -5,15 +5,13 @@
 // medians of ms; the arguments are kind of data, favour_size, and how many MB/s a slower disk takes (0: this one).
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
 #include "bench/bench_support.h"
 #include "bench/data_kinds.h"
-#include "storage/forwarding_io.h"
+#include "bench/slow_io.h"
 #include "storage/store.h"
 
 namespace varve::bench {
@@ -22,35 +20,6 @@ namespace {
 constexpr std::size_t kSteps = 12;
 constexpr std::size_t kCopies = 4;  // of each kind, told apart by a word in each page: some 32 MiB of memory
 constexpr std::size_t kChunk = 4096;
-
-/// A disk that takes so many bytes a second: each write waits for itself, unlike a pace, which lets the first one go.
-class SlowFile final : public storage::ForwardingFile {
- public:
-  SlowFile(std::unique_ptr<storage::File> inner, std::uint64_t bytes_per_second)
-      : ForwardingFile(std::move(inner)), bytes_per_second_(bytes_per_second) {}
-  Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
-    std::this_thread::sleep_for(std::chrono::nanoseconds(bytes.size() * 1'000'000'000 / bytes_per_second_));
-    return ForwardingFile::submit_write(offset, bytes);
-  }
-
- private:
-  const std::uint64_t bytes_per_second_;
-};
-
-class SlowIo final : public storage::ForwardingIo {
- public:
-  SlowIo(std::unique_ptr<storage::Io> inner, std::uint64_t bytes_per_second)
-      : ForwardingIo(*inner), inner_(std::move(inner)), bytes_per_second_(bytes_per_second) {}
-  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
-    auto file = ForwardingIo::open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<storage::File>(std::make_unique<SlowFile>(std::move(*file), bytes_per_second_));
-  }
-
- private:
-  const std::unique_ptr<storage::Io> inner_;
-  const std::uint64_t bytes_per_second_;
-};
 
 class Side {
  public:

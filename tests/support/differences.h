@@ -19,7 +19,7 @@ struct Differences {
   std::set<storage::ChunkName> lacking;  ///< bases that are nowhere
 };
 
-/// Of all segments that are there, sealed or not. Fails the test when one can't be read.
+/// Of all segments that are there, sealed or not. Ends the program when one can't be read.
 Differences look_for_differences(storage::Io& io);
 
 }  // namespace varve::test

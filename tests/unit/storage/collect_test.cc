@@ -5,7 +5,6 @@
 
 #include <cerrno>
 #include <map>
-#include <numeric>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -20,15 +19,17 @@ namespace varve::storage {
 namespace {
 
 using test::checkpoint;
+using test::collect;
+using test::impatient;
 using test::kPage;
 using test::open_chain;
 using test::open_store;
 using test::random_bytes;
 using test::restore;
+using test::retire;
 using test::ShadowMemory;
 using test::SimulatedDisk;
-
-using States = std::map<std::uint64_t, ShadowMemory>;
+using test::States;
 
 constexpr std::size_t kPages = 64;
 
@@ -52,28 +53,6 @@ void add_image(Store& store, ChainWriter& writer, const std::string& chain, std:
   memory["step"] = {random_bytes(8, number), 24, 8};
   ASSERT_OK(checkpoint(store, writer, chain, number, memory, nullptr, number - 1));
   states[number] = std::move(memory);
-}
-
-void retire(ChainWriter& writer, std::uint64_t first, std::uint64_t last, States& states) {
-  std::vector<std::uint64_t> numbers(last - first + 1);
-  std::iota(numbers.begin(), numbers.end(), first);
-  ASSERT_OK(writer.retire(numbers));
-  for (const std::uint64_t number : numbers) states.erase(number);
-}
-
-CollectOptions impatient(double spare = 0.05) {
-  CollectOptions options;
-  options.spare = spare;
-  options.patience_ms = 0;
-  return options;
-}
-
-void collect(Store& store, ChainWriter& writer, CollectReport& report, const CollectOptions& options = impatient()) {
-  const auto collector = make_collector(store, writer, options);
-  auto done = collector->run({});
-  ASSERT_OK(done);
-  EXPECT_TRUE(*done);
-  report = collector->report();
 }
 
 void check(Store& store, const std::string& chain, const States& states) {

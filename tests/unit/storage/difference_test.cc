@@ -3,7 +3,6 @@
 // Chunks stored as differences to earlier ones: through writing, reading, verification and garbage collection.
 #include <cerrno>
 #include <map>
-#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,6 +22,7 @@ namespace varve::storage {
 namespace {
 
 using test::checkpoint;
+using test::collect;
 using test::Differences;
 using test::kPage;
 using test::look_for_differences;
@@ -30,10 +30,10 @@ using test::open_chain;
 using test::open_store;
 using test::random_bytes;
 using test::restore;
+using test::retire;
 using test::ShadowMemory;
 using test::SimulatedDisk;
-
-using States = std::map<std::uint64_t, ShadowMemory>;
+using test::States;
 
 constexpr std::size_t kPages = 64;
 
@@ -76,23 +76,6 @@ void full(Store& store, ChainWriter& writer, const std::string& chain, std::uint
           States& states) {
   ASSERT_OK(checkpoint(store, writer, chain, number, memory, nullptr, number - 1));
   states[number] = memory;
-}
-
-void retire(ChainWriter& writer, std::uint64_t first, std::uint64_t last, States& states) {
-  std::vector<std::uint64_t> numbers(last - first + 1);
-  std::iota(numbers.begin(), numbers.end(), first);
-  ASSERT_OK(writer.retire(numbers));
-  for (const std::uint64_t number : numbers) states.erase(number);
-}
-
-CollectReport collect(Store& store, ChainWriter& writer) {
-  CollectOptions options;
-  options.spare = 0;
-  options.patience_ms = 0;
-  const auto collector = make_collector(store, writer, options);
-  auto done = collector->run({});
-  EXPECT_TRUE(done.has_value()) << done.error().message();
-  return collector->report();
 }
 
 void check(Store& store, const std::string& chain, const States& states) {
@@ -193,7 +176,8 @@ TEST(Difference, ABaseOutlivesItsImages) {
   run(*store, *writer, "main", 1, 6, memory, states);
   full(*store, *writer, "main", 7, memory, states);
   retire(*writer, 1, 6, states);
-  const CollectReport report = collect(*store, *writer);
+  CollectReport report;
+  collect(*store, *writer, report, test::impatient(0));
   EXPECT_GT(report.segments_dropped, 0U) << "differences of images in between";
   check(*store, "main", states);
   ASSERT_OK(writer->close());
@@ -225,7 +209,8 @@ TEST(Difference, WhatIsAliveOfAFrameMovesToTheSameBases) {
   raw.compress = false;
   store = open_store(disk, raw);
   writer = open_chain(*store);
-  const CollectReport report = collect(*store, *writer);
+  CollectReport report;
+  collect(*store, *writer, report, test::impatient(0));
   EXPECT_GT(report.segments_rewritten, 0U);
   check(*store, "main", states);
   ASSERT_OK(writer->close());
@@ -253,7 +238,8 @@ TEST(Difference, WithoutItsBaseIsNotReused) {
   drift(third, 9);
   full(*store, *writer, "main", 3, third, states);
   ASSERT_OK(writer->retire(std::vector<std::uint64_t>{1, 2}));
-  collect(*store, *writer);
+  CollectReport report;
+  collect(*store, *writer, report, test::impatient(0));
   ASSERT_GE(look_for_differences(*disk.open()).chunks, kPages) << "they are garbage, and there";
   ASSERT_FALSE(look_for_differences(*disk.open()).lacking.empty()) << "their bases went";
   check_disk(disk, "main", states);  // nobody needs them: no damage
