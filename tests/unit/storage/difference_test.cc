@@ -167,6 +167,24 @@ TEST(Difference, RootsAreRenewedAsTheContentDriftsAway) {
   check_disk(disk, "main", states);
 }
 
+TEST(Difference, ContentOfAnotherNameIsNoBase) {
+  // As a writer with a bug in its hash would store it: all checksums of the records are right.
+  SimulatedDisk elsewhere({.seed = 2});
+  auto namer = open_store(elsewhere);  // has another secret
+  SimulatedDisk disk;
+  StoreOptions options = small_segments(1000);
+  options.verify_on_dedup = true;  // names that come with other content are expected
+  auto store = open_store(disk, options);
+  auto writer = open_chain(*store);
+  const ShadowMemory before = heap(1);
+  ShadowMemory memory = before;
+  drift(memory, 2);
+  ASSERT_OK(checkpoint(*namer, *writer, "main", 1, before, nullptr, 0));
+  ASSERT_OK(checkpoint(*namer, *writer, "main", 2, memory, &before, 1));
+  ASSERT_OK(writer->close());
+  EXPECT_EQ(look_for_differences(*disk.open()).chunks, 0U);
+}
+
 TEST(Difference, ABaseOutlivesItsImages) {
   SimulatedDisk disk;
   States states;
