@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/bytes.h"
@@ -73,6 +74,7 @@ void SegmentWriter::restart_buffer(std::uint64_t offset) {
 Result<std::span<std::byte>> SegmentWriter::room(std::size_t bytes) {
   VARVE_CHECK(bytes <= kMaxRoom);
   watch_disk();
+  VARVE_TRY(submit_held(WriteBuffers::kInFlight));
   if (WriteBuffers::kBytes - fill_ < bytes) VARVE_TRY(next_buffer());
   return buffers_.at(current_).subspan(fill_);
 }
@@ -111,7 +113,7 @@ void SegmentWriter::preallocate(std::uint64_t until) {
       return;
     }
     allocated_ += step;
-    next_step_ *= 2;
+    next_step_ = std::min(next_step_ * 2, options_.preallocate_bytes);
   }
 }
 
@@ -119,18 +121,30 @@ Status SegmentWriter::submit_up_to(std::size_t bytes) {
   VARVE_CHECK(bytes % kIoAlignment == 0 && bytes <= fill_);
   if (bytes <= submitted_) return {};
   preallocate(buffer_begin_ + bytes);
-  const std::span<const std::byte> part = buffers_.at(current_).subspan(submitted_, bytes - submitted_);
-  if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();  // before: a write that is paced waits within
-  VARVE_TRY(file_->submit_write(buffer_begin_ + submitted_, part));
-  busy_bytes_ += part.size();
+  held_.push_back({buffer_begin_ + submitted_, buffers_.at(current_).subspan(submitted_, bytes - submitted_)});
   submitted_ = bytes;
   last_write_[current_] = ++writes_;
+  return submit_held(WriteBuffers::kInFlight);
+}
+
+Status SegmentWriter::submit_held(std::uint64_t in_flight) {
+  while (!held_.empty()) {
+    const std::uint64_t submitted = writes_ - held_.size();
+    if (submitted - file_->completed_writes() >= in_flight) return {};
+    const Held next = held_.front();
+    held_.pop_front();
+    if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();  // before: a write that is paced waits within
+    VARVE_TRY(file_->submit_write(next.offset, next.bytes));
+    busy_bytes_ += next.bytes.size();
+  }
   return {};
 }
 
+Status SegmentWriter::submit_all_held() { return submit_held(std::numeric_limits<std::uint64_t>::max()); }
+
 // At each frame: a write of a buffer takes some times as long, so that its end is seen soon enough.
 void SegmentWriter::watch_disk() {
-  if (busy_since_ns_ == 0 || file_->completed_writes() < writes_) return;
+  if (busy_since_ns_ == 0 || file_->completed_writes() < writes_ - held_.size()) return;
   busy_ns_ += monotonic_ns() - std::exchange(busy_since_ns_, 0);
   // Without O_DIRECT writes end in the page cache: only the flush says what the disk takes.
   if (file_->direct() && busy_bytes_ >= DiskSpeed::kFewestBytes) count_disk();
@@ -158,6 +172,7 @@ Status SegmentWriter::next_buffer() {
   }
   if (next == current_) {
     VARVE_TRY(file_->wait_writes(last_write_[oldest]));
+    VARVE_TRY(submit_held(WriteBuffers::kInFlight));
     next = oldest;
   }
   std::memcpy(buffers_.at(next).data(), buffers_.at(current_).data() + whole, rest);
@@ -174,6 +189,7 @@ Status SegmentWriter::submit() {
 
 Status SegmentWriter::sync() {
   VARVE_TRY(submit());
+  VARVE_TRY(submit_all_held());
   if (busy_since_ns_ == 0) busy_since_ns_ = monotonic_ns();
   VARVE_TRY(file_->sync());
   busy_ns_ += monotonic_ns() - busy_since_ns_;
@@ -184,6 +200,7 @@ Status SegmentWriter::sync() {
 
 Status SegmentWriter::rewind(std::uint64_t offset) {
   VARVE_CHECK(offset % kBlockBytes == 0 && offset <= this->offset());
+  VARVE_TRY(submit_all_held());  // numbers of writes go on
   VARVE_TRY(file_->drain());
   forget_disk();
   restart_buffer(offset);
@@ -192,6 +209,7 @@ Status SegmentWriter::rewind(std::uint64_t offset) {
 
 Status SegmentWriter::truncate() {
   VARVE_TRY(submit());
+  VARVE_TRY(submit_all_held());
   VARVE_TRY(file_->drain());
   return file_->truncate(offset());
 }
@@ -200,6 +218,7 @@ Status SegmentWriter::read_back(std::uint64_t offset, std::span<std::byte> into)
   VARVE_CHECK(offset + into.size() <= this->offset());
   if (offset < buffer_begin_) {
     const std::size_t part = static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), buffer_begin_ - offset));
+    VARVE_TRY(submit_all_held());
     VARVE_TRY(file_->wait_writes(writes_));
     VARVE_TRY_ASSIGN(const std::size_t got, file_->read(offset, into.first(part)));
     if (got != part) return damaged("the frame", {name_, offset}, "the file ends before it");

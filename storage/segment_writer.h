@@ -3,8 +3,12 @@
 // SegmentWriter: the open end of one segment. Bytes go into a ring of aligned buffers; full ones are written while the
 // next is being filled, so that hashing and compressing overlap with the disk.
 //
-//     file     ... | written | in flight ...      | buffer being filled |        preallocated        |
-//                            ^ ring of buffers    ^ buffer_begin_       ^ offset()
+//     file     ... | written | in flight ... | held ...  | buffer being filled |        preallocated        |
+//                            ^ ring of buffers           ^ buffer_begin_       ^ offset()
+//
+// Half of the ring is in flight at most, and the other half may wait, filled, for its turn: some disks tell the end of
+// writes only when their queue has run empty (virtio does, for one), and would stand still until the next buffer is
+// full. Here they get half a ring at once.
 //
 // Every write begins and ends at a multiple of kIoAlignment; the last partial block of a buffer moves to the next one.
 // What was not synced may be taken back by rewind(). After any error the object may only be destroyed.
@@ -15,6 +19,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,7 +35,8 @@ namespace varve::storage {
 class WriteBuffers {
  public:
   static constexpr std::size_t kBytes = std::size_t{1} << 20;
-  static constexpr std::size_t kCount = 8;
+  static constexpr std::size_t kCount = 16;
+  static constexpr std::size_t kInFlight = kCount / 2;
 
   static Result<std::unique_ptr<WriteBuffers>> create();
   ~WriteBuffers();
@@ -91,6 +97,9 @@ class SegmentWriter {
   SegmentWriter(Io& io, WriteBuffers& buffers, std::string name, const SegmentWriterOptions& options);
   Status next_buffer();
   Status submit_up_to(std::size_t bytes);
+  /// Submits what is held while fewer than `in_flight` writes are under way.
+  Status submit_held(std::uint64_t in_flight);
+  Status submit_all_held();
   void preallocate(std::uint64_t until);
   void restart_buffer(std::uint64_t offset);
   /// Looks whether writes are under way, and counts the time in which some are.
@@ -107,8 +116,13 @@ class SegmentWriter {
   std::size_t current_ = 0;
   std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
   std::size_t fill_ = 0;
-  std::size_t submitted_ = 0;        // bytes of the current buffer that were written already
-  std::uint64_t writes_ = 0;         // submitted so far
+  std::size_t submitted_ = 0;  // bytes of the current buffer that were submitted or held already
+  struct Held {
+    std::uint64_t offset = 0;
+    std::span<const std::byte> bytes;
+  };
+  std::deque<Held> held_;
+  std::uint64_t writes_ = 0;         // submitted or held so far
   std::uint64_t busy_since_ns_ = 0;  // a write is under way since then; 0: none
   std::uint64_t busy_ns_ = 0;        // before that, not counted in the disk's speed yet
   std::uint64_t busy_bytes_ = 0;     // submitted in that time

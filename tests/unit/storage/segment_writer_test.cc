@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "bench/slow_io.h"
+#include "storage/forwarding_io.h"
 #include "tests/support/simulated_io.h"
 #include "tests/support/store_shadow.h"
 
@@ -13,6 +14,140 @@ namespace varve::storage {
 namespace {
 
 constexpr std::size_t kPiece = 4096;
+
+/// What a file was told.
+struct Seen {
+  std::uint64_t reservations = 0;
+  std::uint64_t submitted = 0;
+  std::uint64_t ended = 0;  ///< as the file tells it, when it does
+};
+
+/// Tells the end of writes only when it is asked to wait for them, of all at once; or when `seen.ended` is set.
+class LateFile final : public ForwardingFile {
+ public:
+  LateFile(std::unique_ptr<File> inner, Seen& seen) : ForwardingFile(std::move(inner)), seen_(seen) {}
+  Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
+    ++seen_.submitted;
+    return ForwardingFile::submit_write(offset, bytes);
+  }
+  std::uint64_t completed_writes() override { return seen_.ended; }
+  Status wait_writes(std::uint64_t count) override {
+    EXPECT_LE(count, seen_.submitted);
+    seen_.ended = seen_.submitted;
+    return ForwardingFile::wait_writes(seen_.submitted);
+  }
+  Status sync() override {
+    seen_.ended = seen_.submitted;
+    return ForwardingFile::sync();
+  }
+  Status allocate(std::uint64_t offset, std::uint64_t bytes) override {
+    ++seen_.reservations;
+    return ForwardingFile::allocate(offset, bytes);
+  }
+
+ private:
+  Seen& seen_;
+};
+
+class LateIo final : public ForwardingIo {
+ public:
+  LateIo(Io& inner, Seen& seen) : ForwardingIo(inner), seen_(seen) {}
+  Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override {
+    auto file = ForwardingIo::open(name, mode);
+    if (!file || mode != OpenMode::write_direct) return file;
+    return std::unique_ptr<File>(std::make_unique<LateFile>(std::move(*file), seen_));
+  }
+
+ private:
+  Seen& seen_;
+};
+
+class LateSegment : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(io_->make_directory(kSegmentFolder).has_value());
+    buffers_ = WriteBuffers::create().value();
+    SegmentHeader header;
+    header.name = {1, 1};
+    header.chain = "main";
+    writer_ =
+        SegmentWriter::create(late_, *buffers_, header, {}, {.preallocate_bytes = std::uint64_t{1} << 20}).value();
+    begin_ = writer_->offset();
+  }
+  void write(std::size_t bytes) {
+    for (std::size_t done = 0; done < bytes; done += kPiece) {
+      const auto room = writer_->room(kPiece);
+      ASSERT_TRUE(room.has_value());
+      const auto piece = test::random_bytes(kPiece, ++pieces_);
+      std::ranges::copy(piece, room->begin());
+      writer_->advance(kPiece);
+    }
+  }
+  void expect_all_written() {
+    ASSERT_TRUE(writer_->sync().has_value());
+    const auto file = io_->open(writer_->name(), OpenMode::read).value();
+    std::vector<std::byte> content(kPiece);
+    for (std::uint64_t piece = 0; piece < pieces_; ++piece) {
+      ASSERT_EQ(file->read(begin_ + piece * kPiece, content).value(), kPiece);
+      ASSERT_EQ(content, test::random_bytes(kPiece, piece + 1)) << piece;
+    }
+  }
+
+  test::SimulatedDisk disk_{{.direct = true}};
+  const std::unique_ptr<Io> io_ = disk_.open();
+  Seen seen_;
+  LateIo late_{*io_, seen_};
+  std::unique_ptr<WriteBuffers> buffers_;
+  std::unique_ptr<SegmentWriter> writer_;
+  std::uint64_t begin_ = 0;
+  std::uint64_t pieces_ = 0;
+};
+
+TEST_F(LateSegment, HasHalfOfTheBuffersWrittenAndFillsTheOthers) {
+  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes + kPiece);
+  EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight);
+  EXPECT_EQ(seen_.ended, 0U) << "it waited";
+  seen_.ended = WriteBuffers::kInFlight;
+  write(kPiece);
+  EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight + 4) << "what is full follows at once";
+  expect_all_written();
+}
+
+TEST_F(LateSegment, WaitsOnlyWhenAllBuffersAreFull) {
+  write(WriteBuffers::kCount * WriteBuffers::kBytes);
+  EXPECT_EQ(seen_.ended, 0U);
+  write(kPiece);
+  EXPECT_EQ(seen_.ended, WriteBuffers::kInFlight);
+  EXPECT_EQ(seen_.submitted, WriteBuffers::kCount);
+  expect_all_written();
+}
+
+TEST_F(LateSegment, ReadsBackWhatIsHeld) {
+  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes);
+  std::vector<std::byte> content(kPiece);
+  for (const std::uint64_t piece : {std::uint64_t{0}, pieces_ / 2, pieces_ - 1}) {
+    ASSERT_TRUE(writer_->read_back(begin_ + piece * kPiece, content).has_value());
+    EXPECT_EQ(content, test::random_bytes(kPiece, piece + 1)) << piece;
+  }
+}
+
+TEST_F(LateSegment, TakesBackWhatIsHeld) {
+  write(WriteBuffers::kBytes);
+  ASSERT_TRUE(writer_->sync().has_value());
+  const std::uint64_t kept = pieces_;
+  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes);
+  ASSERT_TRUE(writer_->rewind(begin_ + kept * kPiece).has_value());
+  pieces_ = kept;
+  write((WriteBuffers::kCount + 2) * WriteBuffers::kBytes);
+  expect_all_written();
+}
+
+TEST_F(LateSegment, ReservesSpaceAheadHoweverLargeItBecomes) {
+  constexpr std::uint64_t kSteps = 80;
+  for (std::uint64_t i = 0; i < kSteps; ++i) write(std::size_t{1} << 20);
+  ASSERT_TRUE(writer_->sync().has_value());
+  EXPECT_GE(seen_.reservations, kSteps);
+}
 
 /// What is known of the disk after writing so much, by one flush or by several.
 double measured_speed(bool direct, std::size_t bytes, std::size_t flushes, std::uint64_t bytes_per_second = 0) {
