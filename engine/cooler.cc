@@ -105,18 +105,18 @@ void Cooler::after_commit(ImageJob& job, std::span<const ReducedRegion> reduced)
     region.tracking->committed(job.epoch);
     const auto unchanged = pages_of_chunks(region, cut.suspects, reduced[i].unchanged);
     region.tracking->reduced(job.epoch, {.suspects = cut.suspects, .unchanged = unchanged, .visit_ns = page_visit_ns});
-    cool(region, *cut.exclusions, job.epoch);
+    cool(region, *cut.exclusions, job.epoch, Content::may_differ);
   }
 }
 
-void Cooler::after_restore(Region& region) {
+void Cooler::after_restore(Region& region, Content content) {
   MutexLock lock(cooling_mutex_);
   if (region.ended || region.tracking == nullptr) return;
   region.committed.cooled.clear();
-  cool(region, *region.exclusions, newest_epoch_.load());
+  cool(region, *region.exclusions, newest_epoch_.load(), content);
 }
 
-void Cooler::cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch) {
+void Cooler::cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch, Content content) {
   CommittedRegion& committed = region.committed;
   if (committed.cooled.empty()) {
     if (const auto cooled = region.tracking->cool(committed.cooled); !cooled) {
@@ -129,19 +129,30 @@ void Cooler::cool(Region& region, const Exclusions& exclusions, std::uint64_t re
     committed.cooled_after_epoch = newest_epoch_.load();
   }
   if (committed.cooled.empty() || committed.cooled_after_epoch > resolved_epoch) return;
-  compare(region, exclusions);
-  committed.cooled.clear();
-}
-
-void Cooler::compare(Region& region, const Exclusions& exclusions) {
   std::vector<ChunkRange> chunks;
-  for (const auto& pages : region.committed.cooled) {
+  for (const auto& pages : committed.cooled) {
     const std::uint64_t at = pages.begin - region.address();
     append_run(chunks, region.grid.touching({at, pages.size_bytes()}));
   }
+  chunks = subtract(chunks, exclusions.whole_chunks);
+  const auto equal = content == Content::committed ? known(region, chunks) : compare(region, exclusions, chunks);
+  region.tracking->settled(pages_of_chunks(region, committed.cooled, equal));
+  committed.cooled.clear();
+}
+
+std::vector<ChunkRange> Cooler::known(const Region& region, std::span<const ChunkRange> chunks) {
+  std::vector<ChunkRange> known;
+  for (const auto& run : chunks)
+    for (std::uint64_t index = run.first; index < run.end(); ++index)
+      if (region.committed.names.known(index)) append_run(known, {index, 1});
+  return known;
+}
+
+std::vector<ChunkRange> Cooler::compare(const Region& region, const Exclusions& exclusions,
+                                        std::span<const ChunkRange> chunks) {
   std::vector<ChunkRange> equal;
   const std::uint64_t at_once = std::max<std::uint64_t>(1, kCompareBytes / region.grid.chunk_bytes());
-  for (const auto& run : subtract(chunks, exclusions.whole_chunks)) {
+  for (const auto& run : chunks) {
     for (std::uint64_t first = run.first; first < run.end(); first += at_once) {
       const ChunkRange part{first, std::min(at_once, run.end() - first)};
       const auto extent = region.grid.extent(part);
@@ -154,7 +165,7 @@ void Cooler::compare(Region& region, const Exclusions& exclusions) {
       }
     }
   }
-  region.tracking->settled(pages_of_chunks(region, region.committed.cooled, equal));
+  return equal;
 }
 
 bool Cooler::equal_in_place(const Region& region, const Exclusions& exclusions, std::uint64_t index,

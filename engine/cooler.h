@@ -32,13 +32,23 @@ class Cooler {
 
   /// `reduced` is what ImageWriter::write() found; the image of `job` has just been committed.
   void after_commit(ImageJob& job, std::span<const ReducedRegion> reduced) VARVE_EXCLUDES(cooling_mutex_);
-  /// The same right after a restore: the region holds what is committed. REQUIRES: the writer is idle.
-  void after_restore(Region& region) VARVE_EXCLUDES(cooling_mutex_);
+  /// What a region holds while its pages are protected.
+  enum class Content : std::uint8_t {
+    may_differ,  ///< the program may be writing: pages are compared, which costs as much as reading and naming them
+    committed,   ///< nobody has written since it was put there: there is nothing to compare
+  };
+  /// The same after a restore of the region. REQUIRES: the writer is idle.
+  void after_restore(Region& region, Content content) VARVE_EXCLUDES(cooling_mutex_);
 
  private:
   double visit_ns(ImageJob& job) const;
-  void cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch) VARVE_REQUIRES(cooling_mutex_);
-  void compare(Region& region, const Exclusions& exclusions) VARVE_REQUIRES(cooling_mutex_);
+  void cool(Region& region, const Exclusions& exclusions, std::uint64_t resolved_epoch, Content content)
+      VARVE_REQUIRES(cooling_mutex_);
+  /// Those whose committed content is known.
+  static std::vector<ChunkRange> known(const Region& region, std::span<const ChunkRange> chunks);
+  /// Those that hold their committed content now.
+  std::vector<ChunkRange> compare(const Region& region, const Exclusions& exclusions,
+                                  std::span<const ChunkRange> chunks) VARVE_REQUIRES(cooling_mutex_);
   bool equal_in_place(const Region& region, const Exclusions& exclusions, std::uint64_t index,
                       std::span<std::byte> content) const;
 

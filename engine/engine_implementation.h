@@ -29,6 +29,7 @@
 #include "engine/capture.h"
 #include "engine/chain.h"
 #include "engine/choices.h"
+#include "engine/cooler.h"
 #include "engine/fallback.h"
 #include "engine/lazy_restore.h"
 #include "engine/maintenance.h"
@@ -108,8 +109,8 @@ class EngineImplementation {
       VARVE_REQUIRES(api_mutex_);
   /// The next image builds on the restored one; what is restored eagerly is adopted at once.
   void adopt_restored(const std::shared_ptr<const ResolvedImage>& resolved) VARVE_REQUIRES(api_mutex_);
-  /// The region holds what the record says. `own`: the next image may build on it.
-  void adopt_region(Region& region, const storage::RegionRecord& record, bool own);
+  /// The region was given what the record says. `own`: the next image may build on it.
+  void adopt_region(Region& region, const storage::RegionRecord& record, bool own, Cooler::Content content);
 
   // restore_lazily.cc
   /// Null, and the status says why: restore eagerly.

@@ -221,16 +221,17 @@ void EngineImplementation::adopt_restored(const std::shared_ptr<const ResolvedIm
   image_writer_->set_line({own ? manifest.number : 0, resolved->ancestry.size() - 1});
   std::vector<std::pair<std::shared_ptr<Region>, const storage::RegionRecord*>> restored;
   for (const auto& record : manifest.regions) restored.emplace_back(regions_.all().find(record.name)->second, &record);
-  const auto adopt = [this, resolved, own, restored = std::move(restored)] {
-    for (const auto& [region, record] : restored) adopt_region(*region, *record, own);
+  const auto adopt = [this, resolved, own, restored = std::move(restored)](Cooler::Content content) {
+    for (const auto& [region, record] : restored) adopt_region(*region, *record, own, content);
   };
   if (const auto streaming = lazy(); streaming != nullptr)
-    streaming->begin(adopt);
+    streaming->begin([adopt] { adopt(Cooler::Content::may_differ); });  // the program has been running
   else
-    adopt();
+    adopt(Cooler::Content::committed);  // nobody may write before restore() returns
 }
 
-void EngineImplementation::adopt_region(Region& region, const storage::RegionRecord& record, bool own) {
+void EngineImplementation::adopt_region(Region& region, const storage::RegionRecord& record, bool own,
+                                        Cooler::Content content) {
   region.committed.names.forget_all();
   const bool same_chunks =
       own && record.grid_offset == region.grid.grid_offset() && record.excluded == region.exclusions->ranges;
@@ -242,7 +243,7 @@ void EngineImplementation::adopt_region(Region& region, const storage::RegionRec
   }
   if (!same_chunks) return;
   region.committed.names.overwrite(record);
-  cooler_->after_restore(region);
+  cooler_->after_restore(region, content);
 }
 
 }  // namespace varve

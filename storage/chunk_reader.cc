@@ -180,8 +180,9 @@ ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkReques
 
 ChunkReader::~ChunkReader() = default;
 
-Status ChunkReader::run() {
+Status ChunkReader::run(const std::function<void()>& planned) {
   VARVE_TRY(first_plan());
+  if (planned) planned();
   while (!plan_.empty()) {
     const std::size_t done = run_plan();
     VARVE_TRY(next_plan({plan_.begin() + static_cast<std::ptrdiff_t>(done), plan_.end()}));

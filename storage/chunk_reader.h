@@ -52,7 +52,8 @@ class ChunkReader {
   ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
               const DeliverChunk& deliver);
   ~ChunkReader();
-  Status run();
+  /// `planned`: likewise.
+  Status run(const std::function<void()>& planned);
 
  private:
   struct Wanted {

@@ -233,12 +233,12 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
 }
 
 Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, unsigned threads,
-                                        const DeliverChunk& deliver) {
+                                        const DeliverChunk& deliver, const std::function<void()>& planned) {
   if (requests.empty()) return {};
   VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
   ChunkReader reader(*this, requests, threads, deliver);
-  return reader.run();
+  return reader.run(planned);
 }
 
 Result<std::unique_ptr<ChainWriter>> StoreImplementation::open_chain(std::string_view chain) {

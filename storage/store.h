@@ -171,8 +171,13 @@ class Store {
 
   /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
   /// names file and offset. What was delivered before is good. `threads`: that unpack and check, besides one that
-  /// waits for the disk; kAllProcessors: all that this thread may use.
-  virtual Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) = 0;
+  /// waits for the disk; kAllProcessors: all that this thread may use. `planned`, if not empty, is called once it is
+  /// known where all of them lie, before anything is read.
+  virtual Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver,
+                             const std::function<void()>& planned) = 0;
+  Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) {
+    return read_chunks(requests, threads, deliver, {});
+  }
 
   /// Takes the chain's lock (`busy` names the holder's pid) and mends what a killed writer of this chain left: its
   /// last whole image is kept, its segment flushed and sealed there.

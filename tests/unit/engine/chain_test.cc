@@ -59,8 +59,9 @@ class FakeStore : public storage::Store {
       return fail(ErrorCode::not_found, {"read of a manifest failed", "there is none", "look elsewhere"});
     return found->second;
   }
-  Status read_chunks(std::span<const storage::ChunkRequest> requests, unsigned,
-                     const storage::DeliverChunk& deliver) override {
+  Status read_chunks(std::span<const storage::ChunkRequest> requests, unsigned, const storage::DeliverChunk& deliver,
+                     const std::function<void()>& planned) override {
+    if (planned) planned();
     for (const auto& request : requests) {
       const std::vector<std::byte> content(request.bytes, static_cast<std::byte>(request.name.low));
       deliver(request.tag, content);

@@ -100,6 +100,22 @@ TEST_F(ChunkReader, ReadsInTheOrderOfTheDisk) {
   for (std::size_t i = 1; i < reads.size(); ++i) EXPECT_NE(reads[i], reads[i - 1]) << "read twice";
 }
 
+TEST_F(ChunkReader, TellsThatItHasPlannedBeforeItReads) {
+  const auto store = test::open_store(disk_);
+  unsigned times = 0;
+  bool delivered_before = false;
+  const auto planned = [&] {
+    ++times;
+    for (const auto& times_delivered : delivered_) delivered_before = delivered_before || times_delivered != 0;
+  };
+  ASSERT_OK(store->read_chunks(requests_, kAllProcessors, count(), planned));
+  EXPECT_EQ(times, 1U);
+  EXPECT_FALSE(delivered_before);
+  requests_.push_back({{1, 2}, kPage, 0});  // nowhere
+  EXPECT_FALSE(store->read_chunks(requests_, kAllProcessors, count(), planned).has_value());
+  EXPECT_EQ(times, 1U);
+}
+
 TEST_F(ChunkReader, DamageIsNamedAndWhatWasDeliveredIsRight) {
   std::string file;
   for (const std::string& one : disk_.files())
