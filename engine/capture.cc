@@ -22,6 +22,7 @@
 #include "engine/capture_stream.h"
 #include "engine/capture_tuning.h"
 #include "engine/fork_holder.h"
+#include "engine/live_reader.h"
 #include "engine/staging.h"
 #include "engine/staging_limit.h"
 
@@ -47,7 +48,8 @@ class StagingCapturer final : public Capturer {
   Status measure();
 
   std::shared_ptr<CaptureStream> make_stream() override { return std::make_shared<StagedStream>(pool_, costs_); }
-  Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) override;
+  Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream,
+                                 std::unique_ptr<LiveReader> live) override;
   bool fits(std::uint64_t bytes) override { return wanted_ != Capture::fork && bytes <= pool_->warm_room_bytes(); }
   bool would_wait(std::uint64_t bytes) override;
   void expect(std::uint64_t bytes) override {
@@ -64,7 +66,7 @@ class StagingCapturer final : public Capturer {
   Status measure_fork();
   void copy(std::span<const MemorySpan> spans, bool all, std::uint64_t bytes, StagedStream& stream,
             CaptureOutcome& outcome);
-  std::unique_ptr<ForkHolder> fork(std::span<const MemorySpan> spans, CaptureOutcome& outcome);
+  std::unique_ptr<ForkHolder> fork(std::span<const MemorySpan> spans, LiveReader* live, CaptureOutcome& outcome);
 
   const Capture wanted_;
   const std::uint32_t chunk_bytes_;
@@ -120,7 +122,8 @@ Status StagingCapturer::measure_fork() {
       costs_->faulted(kPages, monotonic_ns() - begin);
       costs_->forked(resident, holder.value()->clone_ns());
     }
-    auto extent = holder.value()->next();
+    status = holder.value()->ask({span});
+    auto extent = status ? holder.value()->next() : Result<std::optional<Extent>>(status.error());
     if (!extent) {
       status = extent.error();
     } else {
@@ -148,7 +151,8 @@ CaptureChoice StagingCapturer::choose(const CutSize& cut) {
   return costs_->choose(cut, resident_pages());
 }
 
-Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> spans, CaptureStream& stream) {
+Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> spans, CaptureStream& stream,
+                                                std::unique_ptr<LiveReader> live) {
   auto& staged = static_cast<StagedStream&>(stream);  // make_stream() makes no others
   CutSize cut;
   for (const MemorySpan& span : spans) (span.fork_holds_it ? cut.forkable_bytes : cut.other_bytes) += span.bytes;
@@ -159,7 +163,7 @@ Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> span
   std::unique_ptr<ForkHolder> holder;
   if (choice.fork) {
     if (cut.other_bytes > 0) copy(spans, false, cut.other_bytes, staged, outcome);
-    holder = fork(spans, outcome);
+    holder = fork(spans, live.get(), outcome);
     VARVE_FAULT_POINT(capture_half);
   }
   if (choice.fork && holder == nullptr) {
@@ -171,7 +175,7 @@ Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> span
   } else if (!choice.fork) {
     copy(spans, true, cut.total_bytes(), staged, outcome);
   }
-  staged.finish(std::move(holder));
+  staged.finish(std::move(holder), std::move(live));
   return outcome;
 }
 
@@ -193,7 +197,8 @@ void StagingCapturer::copy(std::span<const MemorySpan> spans, bool all, std::uin
     outcome.why += fmt::format("; staging grew for {:.1f} ms", static_cast<double>(stall.grown_ns) / 1e6);
 }
 
-std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> spans, CaptureOutcome& outcome) {
+std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> spans, LiveReader* live,
+                                                  CaptureOutcome& outcome) {
   std::vector<MemorySpan> held;
   held.reserve(spans.size());
   std::uint64_t bytes = 0;
@@ -203,6 +208,9 @@ std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> sp
     bytes += span.bytes;
   }
   const std::uint64_t resident = resident_pages();
+  const std::uint64_t begin = monotonic_ns();
+  if (live != nullptr) live->expect_fork(held);
+  const std::uint64_t expected_ns = monotonic_ns() - begin;
   auto holder = holders_.start(std::move(held));
   if (!holder) {
     cuts_without_fork_ = next_cuts_without_fork_;
@@ -212,7 +220,7 @@ std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> sp
     return nullptr;
   }
   next_cuts_without_fork_ = 1;
-  if (!costs_are_given_) costs_->forked(resident, holder.value()->clone_ns());
+  if (!costs_are_given_) costs_->forked(resident, expected_ns + holder.value()->clone_ns());
   outcome.forked_bytes += bytes;
   return std::move(holder).value();
 }
@@ -251,6 +259,10 @@ Result<std::unique_ptr<Capturer>> create_capturer(const CapturerOptions& options
   auto capturer = std::make_unique<StagingCapturer>(options, tuning, std::move(pool));
   VARVE_TRY(capturer->measure());
   return std::unique_ptr<Capturer>(std::move(capturer));
+}
+
+Result<CaptureOutcome> Capturer::capture(std::span<const MemorySpan> spans, CaptureStream& stream) {
+  return capture(spans, stream, nullptr);
 }
 
 Result<std::unique_ptr<Capturer>> Capturer::create(const CapturerOptions& options) {

@@ -5,7 +5,8 @@
 //     program's thread, within the stall          background thread (one consumer)
 //     capturer.capture(spans, stream)  ------->   stream.next() -> piece, piece, ..., end
 //       copy: memcpy into staging extents           reads staging, gives the extent back at the next call
-//       fork: a holder process keeps the memory     reads the ring into which the holder copies it
+//       fork: a holder process keeps the memory     reads what is unchanged in place (LiveReader), and else the ring
+//                                                   into which the holder copies it
 //
 // The stream is handed to the consumer before capture() is called, so that a cut that is larger than staging can go on
 // while the consumer empties extents: capture() then waits for room, and memory stays bounded.
@@ -40,11 +41,13 @@ struct MemorySpan {
 /// Captured content of [begin, begin + content.size()) as of the cut: whole chunks, cut to the region.
 struct CapturedPiece {
   std::uint32_t region = 0;
-  std::uintptr_t begin = 0;            ///< where it lay in the program
-  std::span<const std::byte> content;  ///< valid until the next call of next()
+  std::uintptr_t begin = 0;                 ///< where it lay in the program
+  std::span<const std::byte> content = {};  ///< valid until the next call of next()
+  bool second_pass = false;
 };
 
-/// The pieces of one cut, in no particular order of regions, ascending within a region.
+/// The pieces of one cut, in no particular order of regions, ascending within a region and a pass. The second pass has
+/// what the first left out.
 class CaptureStream {
  public:
   virtual ~CaptureStream() = default;
@@ -53,6 +56,8 @@ class CaptureStream {
   virtual Result<std::optional<CapturedPiece>> next() = 0;
   /// Gives everything back without reading it. Also done by destruction.
   virtual void discard() = 0;
+  /// Of the forked bytes: read in place, by now. The consumer's, as next() is.
+  virtual std::uint64_t live_bytes() const = 0;
 };
 
 struct CaptureOutcome {
@@ -71,6 +76,7 @@ struct CapturerOptions {
 };
 
 struct CaptureCosts;  // capture_cost.h
+class LiveReader;     // live_reader.h
 
 /// In a child that the program forks nothing of it may be called; destroying it there, or a stream, leaves the parent's
 /// staging and holders alone.
@@ -86,7 +92,10 @@ class Capturer {
   /// Captures all spans; when it returns, the program may write. Never fails for want of memory: it waits for the
   /// consumer. An error also ends the stream with that error. REQUIRES: the consumer of `stream` is running, unless
   /// fits() said that none is needed.
-  virtual Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream) = 0;
+  /// `live`: reads in place what a fork holds, as far as it is unchanged; null: the holder copies all of it.
+  virtual Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream,
+                                         std::unique_ptr<LiveReader> live) = 0;
+  Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream);
   /// Whether a cut of this many bytes can be captured at once, into staging that is free and faulted in, while nobody
   /// consumes. False for all where fork was asked for.
   virtual bool fits(std::uint64_t bytes) = 0;

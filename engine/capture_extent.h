@@ -17,9 +17,7 @@
 #include <cstdint>
 
 #include "engine/capture.h"
-
-/// For everything that the forked holder runs.
-#define VARVE_HOLDER_SAFE __attribute__((no_sanitize("address", "thread", "undefined")))
+#include "engine/raw_copy.h"
 
 namespace varve {
 

@@ -37,27 +37,31 @@ void StagedStream::publish(const Extent& extent) {
   pool_->release(extent);
 }
 
-void StagedStream::finish(std::unique_ptr<ForkHolder> holder) {
+void StagedStream::finish(std::unique_ptr<ForkHolder> holder, std::unique_ptr<LiveReader> live) {
   MutexLock lock(mutex_);
   VARVE_CHECK(!finished_);  // one cut per stream
   finished_ = true;
-  if (!discarded_) finished_holder_ = std::move(holder);
+  if (!discarded_ && holder != nullptr) {
+    finished_holder_ = std::move(holder);
+    finished_live_ = std::move(live);
+  }
   changed_.notify_one();
 }
 
 void StagedStream::discard() {
   if (getpid() != owner_) return;  // in a child of the program: all of it is the parent's, and locks may be held
   give_current_back();
-  holder_.reset();
-  at_end_ = true;
+  end();
   std::vector<Extent> unread;
   std::unique_ptr<ForkHolder> unread_holder;
+  std::unique_ptr<LiveReader> unread_live;
   {
     MutexLock lock(mutex_);
     discarded_ = true;
     unread.assign(filled_.begin() + static_cast<std::ptrdiff_t>(taken_), filled_.end());
     taken_ = filled_.size();
     unread_holder = std::move(finished_holder_);
+    unread_live = std::move(finished_live_);
   }
   for (const Extent& extent : unread) pool_->release(extent);
 }
@@ -68,12 +72,12 @@ Result<std::optional<CapturedPiece>> StagedStream::next() {
   if (piece_ == current_.pieces) {
     if (Status advanced = advance(); !advanced) {
       error_ = advanced.error();
-      holder_.reset();
+      end();
       return *error_;
     }
+    if (source_ == Source::live) return std::optional(live_piece_);
     if (source_ == Source::none) {
-      at_end_ = true;
-      holder_.reset();
+      end();
       pool_->warm_up(kWarmUpAtEndNs);
       return std::optional<CapturedPiece>();
     }
@@ -83,14 +87,26 @@ Result<std::optional<CapturedPiece>> StagedStream::next() {
   piece.region = record.region;
   piece.begin = record.begin;
   piece.content = {current_.memory + record.offset, record.bytes};
+  piece.second_pass = read_live_ && source_ == Source::holder;
   return std::optional<CapturedPiece>(piece);
+}
+
+void StagedStream::end() {
+  at_end_ = true;
+  live_.reset();
+  if (holder_ != nullptr) holder_->let_go();
 }
 
 Status StagedStream::advance() {
   give_current_back();
-  if (holder_ == nullptr && take_staged()) {
-    source_ = Source::staging;
-  } else if (holder_ != nullptr) {
+  if (holder_ == nullptr) {
+    if (take_staged())
+      source_ = Source::staging;
+    else if (holder_ != nullptr)
+      VARVE_TRY(begin_held());
+  }
+  if (live_ != nullptr) VARVE_TRY(take_live());
+  if (source_ == Source::none && holder_ != nullptr) {
     VARVE_TRY_ASSIGN(const std::optional<Extent> extent, holder_->next());
     if (!extent) return {};
     current_ = *extent;
@@ -100,12 +116,33 @@ Status StagedStream::advance() {
   return {};
 }
 
-/// Waits for the next filled extent. False when there are no more; the holder, if any, is ours then.
+Status StagedStream::begin_held() {
+  read_live_ = live_ != nullptr;
+  if (!read_live_) return holder_->ask(holder_->spans());
+  live_->begin(holder_->spans());
+  return {};
+}
+
+/// The next piece that is read in place; after the last one the holder is asked for the rest.
+Status StagedStream::take_live() {
+  if (const auto piece = live_->next()) {
+    live_piece_ = *piece;
+    live_bytes_ += piece->content.size();
+    source_ = Source::live;
+    return {};
+  }
+  auto rest = live_->take_rest();
+  live_.reset();
+  return holder_->ask(std::move(rest));
+}
+
+/// Waits for the next filled extent. False when there are no more; what is held, if anything, is ours then.
 bool StagedStream::take_staged() {
   MutexLock lock(mutex_);
   while (taken_ == filled_.size() && !finished_) changed_.wait(mutex_);
   if (taken_ == filled_.size()) {
     holder_ = std::move(finished_holder_);
+    live_ = std::move(finished_live_);
     return false;
   }
   current_ = filled_[taken_++];
@@ -117,7 +154,9 @@ bool StagedStream::take_staged() {
 }
 
 void StagedStream::give_current_back() {
-  if (source_ != Source::none) costs_->consumed(current_.used, monotonic_ns() - taken_at_ns_);
+  if (source_ != Source::none)
+    costs_->consumed(source_ == Source::live ? live_piece_.content.size() : current_.used,
+                     monotonic_ns() - taken_at_ns_);
   const bool staged = source_ == Source::staging;
   source_ = Source::none;
   const Extent extent = std::exchange(current_, {});

@@ -11,6 +11,7 @@
 #include "base/fault_point.h"
 #include "base/try.h"
 #include "engine/engine_implementation.h"
+#include "engine/live_reader.h"
 #include "engine/ticket.h"
 
 namespace varve {
@@ -187,7 +188,9 @@ Result<std::optional<Ticket>> EngineImplementation::cut_and_capture(const Checkp
   const bool fits = capturer_->fits(job->result.captured_bytes);
   if (!fits) writer_->push(job);
   const std::uint64_t capture_begin_ns = monotonic_ns();
-  const auto outcome = capturer_->capture(spans_, *job->stream);
+  auto live = std::make_unique<LiveReader>(cooling_mutex_, job->epoch, store_->chunk_bytes());
+  for (const RegionCut& region : job->regions) live->add(region.region);
+  const auto outcome = capturer_->capture(spans_, *job->stream, std::move(live));
   VARVE_FAULT_POINT(capture_done);
   cut.figures.capture_ns = monotonic_ns() - capture_begin_ns;
   if (fits) writer_->push(job);

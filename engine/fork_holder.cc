@@ -9,11 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/niceness.h"
 #include "base/os_error.h"
@@ -73,7 +75,9 @@ ForkHolder::ForkHolder(std::vector<MemorySpan> spans, std::uint32_t chunk_bytes,
 
 ForkHolder::~ForkHolder() {
   if (getpid() != owner_) return;  // in a child of the program: the holder is the parent's
-  end();
+  let_go();
+  siginfo_t ended{};
+  if (pid_ >= 0) wait_for_child(ended, WEXITED);  // ECHILD: reaped by somebody else, which is as good
 }
 
 Status ForkHolder::map_shared() {
@@ -101,8 +105,6 @@ Status ForkHolder::launch(int niceness) {
   task.control = control();
   task.slots = slots();
   task.niceness = niceness;
-  task.spans = spans_.data();
-  task.span_count = spans_.size();
   task.chunk_bytes = chunk_bytes_;
   int pidfd = -1;
   long pid = -1;
@@ -152,11 +154,27 @@ Status ForkHolder::check_mappings() {
   return {};
 }
 
+Status ForkHolder::ask(std::vector<MemorySpan> spans) {
+  VARVE_CHECK(asked_ == 0 && wanted_.empty());
+  if (spans.empty()) return {};
+  VARVE_TRY(check_mappings());
+  wanted_ = std::move(spans);
+  ask_next();
+  return {};
+}
+
+bool ForkHolder::ask_next() {
+  const std::size_t count = std::min(wanted_.size() - asked_spans_, kAskedSpans);
+  if (count == 0) return false;
+  std::copy_n(wanted_.begin() + static_cast<std::ptrdiff_t>(asked_spans_), count, control()->span);
+  control()->span_count = static_cast<std::uint32_t>(count);
+  asked_spans_ += count;
+  __atomic_store_n(&control()->asked, ++asked_, __ATOMIC_RELEASE);
+  futex_wake(&control()->asked);
+  return true;
+}
+
 Result<std::optional<Extent>> ForkHolder::next() {
-  if (!mappings_checked_) {
-    VARVE_TRY(check_mappings());
-    mappings_checked_ = true;
-  }
   if (slot_in_use_) {
     __atomic_store_n(&control()->consumed, ++taken_, __ATOMIC_RELEASE);
     futex_wake(&control()->consumed);
@@ -164,10 +182,11 @@ Result<std::optional<Extent>> ForkHolder::next() {
   }
   while (true) {
     const std::uint32_t events = __atomic_load_n(&control()->events, __ATOMIC_ACQUIRE);
-    // The order counts: nothing is produced after `finished`.
-    const bool finished = __atomic_load_n(&control()->finished, __ATOMIC_ACQUIRE) != 0;
+    // The order counts: nothing is produced after `answered`.
+    const bool answered = __atomic_load_n(&control()->answered, __ATOMIC_ACQUIRE) == asked_;
     if (__atomic_load_n(&control()->produced, __ATOMIC_ACQUIRE) != taken_) break;
-    if (finished) return std::optional<Extent>();
+    if (answered && !ask_next()) return std::optional<Extent>();
+    if (answered) continue;
     if (how_it_ended()) return failed();
     futex_wait(&control()->events, events, kLookMs);
   }
@@ -205,17 +224,19 @@ Error ForkHolder::failed() {
                "the next image holds these pages; if the system runs short of memory (see its log), capture by copy"});
 }
 
-void ForkHolder::end() {
-  if (pid_ >= 0) {
-    siginfo_t ended{};
-    if (!pidfd_.valid() || syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0) != 0) {
-      // Not a stranger's number: the child is still ours to reap, or nothing is done.
-      if (waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0)
-        kill(pid_, SIGKILL);
-    }
-    wait_for_child(ended, WEXITED);  // ECHILD: reaped by somebody else, which is as good
-    pid_ = -1;
-  }
+void ForkHolder::kill() const {
+  if (pidfd_.valid() && syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0) == 0) return;
+  // Not a stranger's number: the child is still ours to reap, or nothing is done.
+  siginfo_t ended{};
+  if (waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0) ::kill(pid_, SIGKILL);
+}
+
+void ForkHolder::let_go() {
+  if (pid_ >= 0) kill();
+  unmap_shared();
+}
+
+void ForkHolder::unmap_shared() {
   if (shared_ == nullptr) return;
   munmap(shared_, kSharedBytes);
   *counted_ -= kSharedBytes;

@@ -3,6 +3,7 @@
 // Capture by fork, seen from the engine: a child process holds the memory as of the cut while the background reads it.
 //
 //     ForkHolders::start(spans)   within the stall: clone, wait until the child has closed its descriptors
+//     holder->ask(spans)          background: what the child is to give
 //     holder->next()              background: the next extent of a ring in shared memory, which the child fills
 //     ~ForkHolder                 kills and reaps the child; the program's own wait never sees it
 //
@@ -27,6 +28,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/mutex.h"
 #include "base/unique_fd.h"
 #include "engine/capture_extent.h"
@@ -41,9 +43,16 @@ class ForkHolder {
   ForkHolder(const ForkHolder&) = delete;
   ForkHolder& operator=(const ForkHolder&) = delete;
 
-  /// The next extent, valid until the next call; empty at the end. `io` when the holder is gone, `unsupported` when the
-  /// memory is, other than its span says, of a kind that it does not hold.
+  const std::vector<MemorySpan>& spans() const { return spans_; }
+  /// What next() gives, in this order: all or part of spans(), cut at chunk boundaries. Once. `unsupported` when the
+  /// memory is, other than its span says, of a kind that a fork does not hold. Looking costs some 6 ms a GiB of small
+  /// pages, since the kernel counts them.
+  Status ask(std::vector<MemorySpan> spans);
+  /// The next extent, valid until the next call; empty at the end. `io` when the holder is gone.
   Result<std::optional<Extent>> next();
+  /// Gives up the ring and ends the child; destruction reaps it. Its memory goes meanwhile, which takes some 15 ms a
+  /// GiB of small pages. Nothing but destruction may follow.
+  void let_go();
   pid_t pid() const { return pid_; }
   std::uint64_t clone_ns() const { return clone_ns_; }
 
@@ -58,18 +67,20 @@ class ForkHolder {
   /// Whether the holder's memory is what the spans were at the cut; what the program did to a mapping since protect()
   /// shows here.
   Status check_mappings();
+  /// False when there is nothing left to ask for.
+  bool ask_next();
   /// Why reading failed: the holder's end.
   Error failed();
   /// The child's end in words, if it has ended.
   std::optional<std::string> how_it_ended();
   /// waitid(2) for the child; its return value.
   int wait_for_child(siginfo_t& ended, int options) const;
-  /// Kills and reaps the child.
-  void end();
+  void kill() const;
+  void unmap_shared();
   std::byte* slots() const { return shared_ + kSlotsOffset; }
   HolderControl* control() const { return reinterpret_cast<HolderControl*>(shared_); }
 
-  static constexpr std::size_t kSlotsOffset = 4096;
+  static constexpr std::size_t kSlotsOffset = round_up(sizeof(HolderControl), std::size_t{4096});
   static constexpr std::size_t kSharedBytes = kSlotsOffset + kRingSlots * kExtentBytes;
 
   const pid_t owner_;
@@ -83,8 +94,10 @@ class ForkHolder {
   std::byte* shared_ = nullptr;
   std::uint64_t clone_ns_ = 0;
 
-  bool mappings_checked_ = false;
-  std::uint32_t taken_ = 0;  // slots handed out
+  std::vector<MemorySpan> wanted_;
+  std::size_t asked_spans_ = 0;  // of these
+  std::uint32_t asked_ = 0;      // questions
+  std::uint32_t taken_ = 0;      // slots handed out
   bool slot_in_use_ = false;
 };
 

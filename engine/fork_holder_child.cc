@@ -12,6 +12,8 @@
 
 #include <cerrno>
 
+#include "engine/raw_copy.h"
+
 // Everything in this file: system calls by number, plain memory, nothing else. See the head of the header.
 
 #ifndef SYS_close_range
@@ -67,15 +69,6 @@ VARVE_HOLDER_SAFE void look_for_parent(const HolderTask& task, long timeout_ms) 
   if (parent != 0 && parent != task.parent) leave();
 }
 
-VARVE_HOLDER_SAFE void copy(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-#if defined(__x86_64__)
-  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
-#else
-  // volatile: compilers turn a plain loop into a call of memcpy, which sanitizers replace by theirs.
-  for (std::size_t at = 0; at < bytes; ++at) static_cast<volatile std::byte*>(to)[at] = from[at];
-#endif
-}
-
 VARVE_HOLDER_SAFE void announce(const HolderTask& task) noexcept {
   __atomic_fetch_add(&task.control->events, 1, __ATOMIC_RELEASE);
   futex_wake(&task.control->events);
@@ -99,11 +92,11 @@ VARVE_HOLDER_SAFE Extent free_slot(const HolderTask& task, std::uint32_t number)
   }
 }
 
-VARVE_HOLDER_SAFE void fill_ring(const HolderTask& task) noexcept {
-  std::uint32_t number = 0;
+/// Answers one question; `number` is the next slot's.
+VARVE_HOLDER_SAFE void fill_ring(const HolderTask& task, std::uint32_t& number) noexcept {
   Extent extent = free_slot(task, number);
-  for (std::size_t i = 0; i < task.span_count; ++i) {
-    const MemorySpan& span = task.spans[i];
+  for (std::size_t i = 0; i < task.control->span_count; ++i) {
+    const MemorySpan& span = task.control->span[i];
     for (std::size_t done = 0; done < span.bytes;) {
       const Placed placed = place(extent, span, done, task.chunk_bytes);
       if (placed.bytes == 0) {
@@ -111,13 +104,26 @@ VARVE_HOLDER_SAFE void fill_ring(const HolderTask& task) noexcept {
         extent = free_slot(task, number);
         continue;
       }
-      copy(placed.to, span.begin + done, placed.bytes);
+      raw_copy(placed.to, span.begin + done, placed.bytes);
       done += placed.bytes;
     }
   }
-  if (extent.pieces > 0) hand_over(task, number, extent);
-  __atomic_store_n(&task.control->finished, 1, __ATOMIC_RELEASE);
+  if (extent.pieces > 0) hand_over(task, number++, extent);
+  __atomic_fetch_add(&task.control->answered, 1, __ATOMIC_RELEASE);
   announce(task);
+}
+
+[[noreturn]] VARVE_HOLDER_SAFE void answer_questions(const HolderTask& task) noexcept {
+  std::uint32_t number = 0;
+  for (std::uint32_t answered = 0;;) {
+    if (__atomic_load_n(&task.control->asked, __ATOMIC_ACQUIRE) == answered) {
+      futex_wait(&task.control->asked, answered, kLookMs);
+      look_for_parent(task, 0);
+      continue;
+    }
+    fill_ring(task, number);
+    ++answered;
+  }
 }
 
 }  // namespace
@@ -143,8 +149,7 @@ VARVE_HOLDER_SAFE void hold(const HolderTask& task) noexcept {
   // The system call counts downwards, from 40 to 1: getpriority(2), "C library/kernel differences".
   if (20 - syscall(SYS_getpriority, PRIO_PROCESS, 0) < task.niceness)
     syscall(SYS_setpriority, PRIO_PROCESS, 0, task.niceness);
-  fill_ring(task);
-  while (true) look_for_parent(task, task.parent_pidfd >= 0 ? -1 : kLookMs);
+  answer_questions(task);
 }
 
 }  // namespace varve

@@ -17,18 +17,24 @@
 namespace varve {
 
 inline constexpr std::uint32_t kRingSlots = 4;
+/// Spans of one question.
+inline constexpr std::size_t kAskedSpans = 8192;
 
 /// Shared memory between the engine and one holder. Words are futexes; the ring's slots (extents) follow in memory.
+/// The engine asks for spans, and for the next ones once those are answered: all of them are in the ring, or were.
 struct HolderControl {
   std::uint32_t ready;     ///< 1: the holder has closed its descriptors
+  std::uint32_t asked;     ///< questions so far
   std::uint32_t events;    ///< grows with each change of the next two, after it
   std::uint32_t produced;  ///< slots filled so far
-  std::uint32_t finished;  ///< 1: nothing comes after `produced`
+  std::uint32_t answered;  ///< questions: nothing comes of them after `produced`
   std::uint32_t consumed;  ///< slots given back so far
+  std::uint32_t span_count;
   struct Slot {
     std::uint32_t used;
     std::uint32_t pieces;
   } slot[kRingSlots];
+  MemorySpan span[kAskedSpans];
 };
 
 struct HolderTask {
@@ -38,8 +44,6 @@ struct HolderTask {
   HolderControl* control = nullptr;
   std::byte* slots = nullptr;  ///< of the ring
   int niceness = 0;            ///< the least to copy at
-  const MemorySpan* spans = nullptr;
-  std::size_t span_count = 0;
   std::size_t chunk_bytes = 0;
 };
 

@@ -31,6 +31,40 @@ void fill_header(const RegionCut& cut, RegionRecord& record) {
   record.excluded = cut.exclusions->ranges;
 }
 
+/// Both ascending and disjoint, and so is what `into` becomes.
+void merge(RegionRecord& into, RegionRecord&& other) {
+  if (other.runs.empty()) return;
+  const RegionRecord one = std::exchange(into, {});
+  into.names.reserve(one.names.size() + other.names.size());
+  struct Rest {
+    const RegionRecord& record;
+    std::size_t run = 0;
+    std::size_t name = 0;
+    bool any() const { return run < record.runs.size(); }
+    std::uint64_t first() const { return record.runs[run].first; }
+  };
+  Rest rest[] = {{one}, {other}};
+  while (rest[0].any() || rest[1].any()) {
+    Rest& next = !rest[1].any() || (rest[0].any() && rest[0].first() < rest[1].first()) ? rest[0] : rest[1];
+    const storage::ChunkRun& run = next.record.runs[next.run++];
+    append_run(into, run);
+    if (run.kind != RunKind::named) continue;
+    const auto names = next.record.names.begin() + static_cast<std::ptrdiff_t>(next.name);
+    into.names.insert(into.names.end(), names, names + static_cast<std::ptrdiff_t>(run.count));
+    next.name += run.count;
+  }
+}
+
+std::vector<ChunkRange> merge(const std::vector<ChunkRange>& one, const std::vector<ChunkRange>& other) {
+  if (other.empty()) return one;
+  std::vector<ChunkRange> both(one.size() + other.size());
+  std::merge(one.begin(), one.end(), other.begin(), other.end(), both.begin(),
+             [](const ChunkRange& left, const ChunkRange& right) { return left.first < right.first; });
+  std::vector<ChunkRange> joined;
+  for (const ChunkRange& run : both) append_run(joined, run);
+  return joined;
+}
+
 /// Whether a record has every chunk that is not wholly excluded: none needs to be taken from the image before.
 bool names_all(const RegionRecord& changed, const RegionCut& cut) {
   std::uint64_t chunks = 0;
@@ -70,6 +104,8 @@ Result<ImageResult> ImageWriter::write(ImageJob& job, std::vector<ReducedRegion>
   const auto manifest = make_manifest(job, reduced);
   VARVE_TRY_ASSIGN(const auto committed, chain_.commit(manifest));
   const std::uint64_t committed_ns = monotonic_ns();
+  const std::uint64_t live_bytes = job.stream->live_bytes();
+  job.stream.reset();  // reaps what held the memory, and has ended meanwhile
   VARVE_CHECK(counts.named >= committed.new_chunks);
   adopt(job, manifest);
 
@@ -84,6 +120,7 @@ Result<ImageResult> ImageWriter::write(ImageJob& job, std::vector<ReducedRegion>
   result.zero_chunks = counts.zero;
   result.new_chunks = committed.new_chunks;
   result.deduplicated_chunks = counts.named - committed.new_chunks;
+  result.live_bytes = live_bytes;
   result.raw_bytes = committed.raw_bytes;
   result.written_bytes = committed.written_bytes;
   result.stall_ns = stall.stall_ns;
@@ -122,18 +159,25 @@ Status ImageWriter::reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, C
     new_chunks += region.grid.count();
   }
   chain_.expect(new_chunks);
+  std::vector<ReducedRegion> second_pass(job.regions.size());
   [[maybe_unused]] std::uint64_t read_bytes = 0;
   while (true) {
     VARVE_TRY(check_dropping(job, dropping));
     VARVE_TRY_ASSIGN(const auto piece, job.stream->next());
-    if (!piece.has_value()) return {};
+    if (!piece.has_value()) break;
     VARVE_CHECK(piece->region < job.regions.size());
-    VARVE_TRY(reduce_piece(job.regions[piece->region], *piece, reduced[piece->region], counts));
+    auto& pass = piece->second_pass ? second_pass : reduced;
+    VARVE_TRY(reduce_piece(job.regions[piece->region], *piece, pass[piece->region], counts));
     const std::uint64_t before = read_bytes;
     read_bytes += piece->content.size();
     if (before < job.result.captured_bytes / 2 && read_bytes >= job.result.captured_bytes / 2)
       VARVE_FAULT_POINT(reduce_half);
   }
+  for (std::size_t i = 0; i < reduced.size(); ++i) {
+    merge(reduced[i].changed, std::move(second_pass[i].changed));
+    reduced[i].unchanged = merge(reduced[i].unchanged, second_pass[i].unchanged);
+  }
+  return {};
 }
 
 Status ImageWriter::reduce_piece(const RegionCut& cut, const CapturedPiece& piece, ReducedRegion& reduced,

@@ -100,15 +100,19 @@ bool NameTable::complete(std::span<const ChunkRange> absent) const {
   return true;
 }
 
-void append_chunk(storage::RegionRecord& record, std::uint64_t index, storage::RunKind kind) {
+void append_run(storage::RegionRecord& record, const storage::ChunkRun& run) {
   if (!record.runs.empty()) {
     auto& last = record.runs.back();
-    if (last.kind == kind && last.first + last.count == index) {
-      ++last.count;
+    if (last.kind == run.kind && last.first + last.count == run.first) {
+      last.count += run.count;
       return;
     }
   }
-  record.runs.push_back({.first = index, .count = 1, .kind = kind});
+  record.runs.push_back(run);
+}
+
+void append_chunk(storage::RegionRecord& record, std::uint64_t index, storage::RunKind kind) {
+  append_run(record, {.first = index, .count = 1, .kind = kind});
 }
 
 }  // namespace varve

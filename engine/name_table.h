@@ -72,7 +72,8 @@ class NameTable {
   std::vector<storage::ChunkName> names_;
 };
 
-/// Appends one chunk to ascending runs, growing the last run where it fits.
+/// Appends chunks to ascending runs, growing the last run where they fit. Names are left to the caller.
+void append_run(storage::RegionRecord& record, const storage::ChunkRun& run);
 void append_chunk(storage::RegionRecord& record, std::uint64_t index, storage::RunKind kind);
 
 }  // namespace varve

@@ -61,6 +61,12 @@ class BackEnd {
   virtual Status begin_protecting() = 0;
   /// REQUIRES: protects() == ranges.
   virtual Result<Seen> list_and_protect(PageRange range, ScanBuffer& buffer, PageRuns& written) = 0;
+  /// Whether a write to a page that both this and fork(2) have protected costs one fault, as it does after either.
+  virtual bool shares_faults_with_fork() const { return false; }
+  /// list_and_protect() of the pages that are present. REQUIRES: shares_faults_with_fork().
+  virtual Result<Seen> list_and_protect_present(PageRange range, ScanBuffer& buffer, PageRuns& written) {
+    return list_and_protect(range, buffer, written);
+  }
   /// Protects every page of the process, reporting nothing. REQUIRES: protects() == everything.
   virtual Status protect_everything() = 0;
 

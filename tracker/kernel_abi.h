@@ -51,7 +51,9 @@ static_assert(sizeof(ScanArguments) == 96);
 
 inline constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 
-// Documentation/admin-guide/mm/pagemap.rst: bit 55 of an entry of /proc/PID/pagemap.
+// Documentation/admin-guide/mm/pagemap.rst: bits of an entry of /proc/PID/pagemap.
 inline constexpr std::uint64_t kPagemapSoftDirty = std::uint64_t{1} << 55;
+inline constexpr std::uint64_t kPagemapExclusive = std::uint64_t{1} << 56;  // mapped by nobody else; 4.2
+inline constexpr std::uint64_t kPagemapPresent = std::uint64_t{1} << 63;
 
 }  // namespace varve::tracker::abi

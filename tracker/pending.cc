@@ -24,6 +24,33 @@ void Pending::report(PageRange pages, Reporter reporter) {
   for (std::size_t page = begin; page < end; ++page) stamps_[page] = stamp;
 }
 
+void Pending::report_suspects(PageRange pages, std::uint64_t epoch) {
+  const Cut* cut = find(epoch);
+  if (cut == nullptr) return report(pages, Reporter::other);
+  // All is pending, and no cut is between: since() asks none of these pages, and this cut's commit drops all.
+  if (whole_ != 0 && whole_ >= before_last_cut_) return;
+  const std::uint32_t stamp = cut->stamp - 2;
+  const std::size_t end = page_number(pages.end);
+  for (std::size_t page = page_number(pages.begin); page < end; ++page) {
+    // Even: what a cool before this cut found equal was written since.
+    const std::uint32_t known = bits_.test(page) ? stamps_[page] & ~std::uint32_t{1} : 0;
+    stamps_[page] = std::max(known, stamp);
+  }
+  bits_.set(page_number(pages.begin), end);
+}
+
+bool Pending::since(std::uint64_t epoch, PageRange range, PageRuns& pages) {
+  const Cut* cut = find(epoch);
+  if (cut == nullptr || whole_ >= cut->stamp) return false;
+  const std::size_t end = page_number(range.end);
+  for (std::size_t page = bits_.next_set(page_number(range.begin)); page < end; page = bits_.next_set(page + 1)) {
+    if (stamps_[page] < cut->stamp) continue;
+    const std::uintptr_t begin = range_.begin + page * page_bytes();
+    pages.push_back({begin, begin + page_bytes()});
+  }
+  return true;
+}
+
 // Stamps run out after some 2^31 cuts and cools: everything is pending then and counting begins anew.
 void Pending::advance() {
   if (sequence_ < kLastSequence) {
@@ -40,6 +67,7 @@ void Pending::advance() {
 void Pending::begin_cut(std::uint64_t epoch) {
   VARVE_CHECK(epoch > last_epoch_);
   advance();
+  before_last_cut_ = last_cut_;
   last_cut_ = sequence_;
   last_epoch_ = epoch;
   ++cuts_;

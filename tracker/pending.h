@@ -8,6 +8,9 @@
 //     report      stamp = sequence_, so not below the last cut's and below the next one's; one more (odd) if our own
 //                 cool reported it and no uncommitted cut is older than that: only those may be settled
 //
+//     suspect's   stamp = that of the last cut, less 2: just below it, and never one that may be settled
+//     report
+//
 //     committed(N)  drops pages whose stamp lies below that of cut N: they were suspects of N
 //     settled()     drops pages with an odd stamp at or above the start of the last cool
 //
@@ -41,6 +44,10 @@ class Pending {
   /// REQUIRES: `pages` lies within the range.
   void report(PageRange pages, Reporter reporter);
   void report_whole() { whole_ = sequence_; }
+  /// The same for pages that are suspects of the cut of that epoch, the last one: its commit drops them.
+  void report_suspects(PageRange pages, std::uint64_t epoch);
+  /// Appends the pages of `range` that were reported after the cut of that epoch. False: all of them, or not known.
+  bool since(std::uint64_t epoch, PageRange range, PageRuns& pages);
 
   /// REQUIRES: epoch is above that of every earlier cut.
   void begin_cut(std::uint64_t epoch);
@@ -84,6 +91,7 @@ class Pending {
   std::uint32_t whole_ = 0;            // stamp of "all pages", besides those in bits_; 0: not so
   std::uint32_t sequence_ = 2;
   std::uint32_t last_cut_ = 0;
+  std::uint32_t before_last_cut_ = 0;
   std::uint32_t last_committed_ = 0;
   std::uint32_t cool_began_ = 0;
   std::uint64_t last_epoch_ = 0;

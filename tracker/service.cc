@@ -223,6 +223,22 @@ Result<Seen> ServiceImpl::protect(BackEnd& back_end, PageRange range, TrackingIm
   return seen;
 }
 
+Result<Seen> ServiceImpl::protect_for_fork(BackEnd& back_end, PageRange range, TrackingImpl& by, std::uint64_t epoch,
+                                           ScanBuffer& buffer) {
+  PageRuns found;
+  auto seen = back_end.list_and_protect_present(range, buffer, found);
+  for (TrackingImpl* tracking : trackings_) {
+    if (tracking->added_to() != &back_end) continue;
+    for (const PageRange& run : found) {
+      if (tracking == &by)
+        tracking->report_suspects(run, epoch);
+      else
+        tracking->report(run, Pending::Reporter::other);
+    }
+  }
+  return seen;
+}
+
 void ServiceImpl::report_lost(PageRange range) {
   for (TrackingImpl* tracking : trackings_)
     if (tracking->range().begin < range.end && range.begin < tracking->range().end) tracking->report_whole();

@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "tracker/back_end.h"
 #include "tracker/gate.h"
+#include "tracker/pagemap.h"
 #include "tracker/range_counts.h"
 
 namespace varve::tracker {
@@ -47,6 +48,10 @@ class ServiceImpl final : public Service {
   /// Protects written pages of the range and makes them pending in every Tracking that holds them; appends to `found`.
   Result<Seen> protect(BackEnd& back_end, PageRange range, TrackingImpl& by, ScanBuffer& buffer, PageRuns& found)
       VARVE_REQUIRES(gate_);
+  /// The same for pages that are present, within the cut of that epoch of `by`, which has them as suspects.
+  Result<Seen> protect_for_fork(BackEnd& back_end, PageRange range, TrackingImpl& by, std::uint64_t epoch,
+                                ScanBuffer& buffer) VARVE_REQUIRES(gate_);
+  Pagemap& pagemap() { return pagemap_; }
   /// Makes a whole range pending in every Tracking that shares pages with it, since what was tracked of it is lost.
   void report_lost(PageRange range) VARVE_THREAD_ANNOTATION(requires_shared_capability(gate_));
   /// The part of a cut that soft-dirty needs: lists `by`, and clears if it leads the round.
@@ -70,6 +75,7 @@ class ServiceImpl final : public Service {
   const void* soft_dirty_owner_ VARVE_GUARDED_BY(registration_) = nullptr;
   std::size_t soft_dirty_users_ VARVE_GUARDED_BY(registration_) = 0;
 
+  Pagemap pagemap_;
   Gate gate_;
   std::vector<TrackingImpl*> trackings_ VARVE_GUARDED_BY(gate_);
   std::uint64_t clearings_ VARVE_GUARDED_BY(gate_) = 0;

@@ -157,7 +157,66 @@ void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns
     follow(costs_.list_ns, static_cast<double>(took_ns) / static_cast<double>(pages));
 }
 
+// --- Forks
+
+bool TrackingImpl::expect_fork(std::uint64_t epoch) {
+  if (forked()) return false;
+  BackEnd* const back_end = mechanism();
+  if (back_end == nullptr) return false;
+  if (back_end->protects() == Protects::everything) return true;  // the cut has done it
+  if (!back_end->shares_faults_with_fork() || !back_end->begin_protecting()) return false;
+  for (std::uintptr_t at = range_.begin; at < range_.end;) {
+    // An end within a huge page would split it.
+    const PageRange slice{at, std::min(range_.end, round_down(at + kLargestSlice, HugeBlocks::kBlockBytes))};
+    const GateAlone gate(service_.gate());
+    const auto seen = service_.protect_for_fork(*back_end, slice, *this, epoch, cut_buffer_);
+    if (!seen.has_value() || *seen == Seen::lost) return false;  // the next cut finds it too, and mends it
+    at = slice.end;
+  }
+  return true;
+}
+
+void TrackingImpl::changed_since_fork(std::uint64_t epoch, PageRange range, PageRuns& changed) {
+  changed.clear();
+  if (!tell_written_since(epoch, range, changed)) {
+    changed.assign(1, range);
+    return;
+  }
+  list_not_shared(range, changed);
+}
+
+bool TrackingImpl::tell_written_since(std::uint64_t epoch, PageRange range, PageRuns& pages) {
+  if (clip(range) != range || forked() || mechanism() == nullptr) return false;
+  const GateShared gate(service_.gate());
+  const auto seen = added_to_->list(range, since_buffer_, pages);
+  if (!seen.has_value() || *seen == Seen::lost) return false;
+  MutexLock lock(mutex_);
+  return pending_.since(epoch, range, pages);
+}
+
+/// What the program gave back, or pinned before the fork (a pinned page is copied by it, and a device may write it
+/// unseen), or what was swapped out.
+void TrackingImpl::list_not_shared(PageRange range, PageRuns& pages) {
+  entries_.resize(range.size_bytes() / page_bytes());
+  const long got = service_.pagemap().read_entries(range.begin, entries_);
+  const std::size_t known = got < 0 ? 0 : static_cast<std::size_t>(got);
+  for (std::size_t page = 0; page < entries_.size(); ++page) {
+    const bool shared =
+        page < known && (entries_[page] & (abi::kPagemapPresent | abi::kPagemapExclusive)) == abi::kPagemapPresent;
+    if (shared) continue;
+    const std::uintptr_t begin = range.begin + page * page_bytes();
+    pages.push_back({begin, begin + page_bytes()});
+  }
+}
+
 // --- What becomes of suspects
+
+void TrackingImpl::report_suspects(PageRange pages, std::uint64_t epoch) {
+  const PageRange part = clip(pages);
+  if (part.begin == part.end) return;
+  MutexLock lock(mutex_);
+  pending_.report_suspects(part, epoch);
+}
 
 void TrackingImpl::report(PageRange pages, Pending::Reporter reporter) {
   const PageRange part = clip(pages);

@@ -34,6 +34,8 @@ class TrackingImpl final : public Tracking {
   BackEndKind back_end() const override;
   std::string why() const override;
   Status cut(std::uint64_t epoch, PageRuns& suspects) override;
+  bool expect_fork(std::uint64_t epoch) override;
+  void changed_since_fork(std::uint64_t epoch, PageRange range, PageRuns& changed) override;
   void committed(std::uint64_t epoch) override;
   void touch(PageRange pages) override;
   void reduced(std::uint64_t epoch, const Reduced& found) override;
@@ -51,6 +53,8 @@ class TrackingImpl final : public Tracking {
   bool drop_expected() const { return drop_expected_.load(); }
   void report(PageRange pages, Pending::Reporter reporter);
   void report_whole();
+  /// These pages are suspects of the cut of that epoch, the last one, and lost their marks since; nobody wrote them.
+  void report_suspects(PageRange pages, std::uint64_t epoch);
   /// Lists with the buffers of the cut. REQUIRES: the gate is held.
   Result<Seen> list(PageRuns& written);
   std::uint64_t seen_clearings = 0;  ///< the Service's, guarded by its gate
@@ -62,6 +66,9 @@ class TrackingImpl final : public Tracking {
   /// After the kernel lost the range: starts anew, everything is pending.
   void start_anew(BackEnd& back_end) VARVE_THREAD_ANNOTATION(requires_shared_capability(service_.gate()));
   void end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects);
+  /// Appends those of `range` that were written since the cut of that epoch. False: it can't be told.
+  bool tell_written_since(std::uint64_t epoch, PageRange range, PageRuns& pages);
+  void list_not_shared(PageRange range, PageRuns& pages);
   void give_up(const Error& error);
   Result<Seen> protect_slice(BackEnd& back_end, PageRange slice, PageRuns& found) VARVE_REQUIRES(cooling_);
   std::uintptr_t end_of_slice(std::uintptr_t at, std::uintptr_t end) const VARVE_REQUIRES(cooling_);
@@ -80,8 +87,10 @@ class TrackingImpl final : public Tracking {
   const void* const owner_;
   BackEnd* const added_to_;
   std::atomic<BackEnd*> back_end_;
-  ScanBuffer cut_buffer_;  // cut() only
-  PageRuns written_;       // cut() only
+  ScanBuffer cut_buffer_;               // cut() and expect_fork() only
+  PageRuns written_;                    // cut() only
+  ScanBuffer since_buffer_;             // changed_since_fork() only
+  std::vector<std::uint64_t> entries_;  // likewise
 
   mutable Mutex mutex_;
   std::string why_ VARVE_GUARDED_BY(mutex_);

@@ -214,6 +214,11 @@ Result<Seen> UffdBackEnd::list_and_protect(PageRange range, ScanBuffer& buffer, 
   return seen;
 }
 
+Result<Seen> UffdBackEnd::list_and_protect_present(PageRange range, ScanBuffer& buffer, PageRuns& written) {
+  const std::uint64_t both = abi::kPageIsWritten | abi::kPageIsPresent;
+  return scan(range, {.flags = abi::kScanWpMatching, .all_of = both, .answer = both}, buffer, written);
+}
+
 Status UffdBackEnd::protect_everything() {
   return fail(ErrorCode::unsupported,
               {"protecting all memory by uffd", "it protects ranges only", "protect the ranges that are tracked"});

@@ -35,6 +35,8 @@ class UffdBackEnd final : public BackEnd {
   Result<Seen> list_huge(PageRange range, ScanBuffer& buffer, PageRuns& huge) override;
   Status begin_protecting() override { return {}; }
   Result<Seen> list_and_protect(PageRange range, ScanBuffer& buffer, PageRuns& written) override;
+  bool shares_faults_with_fork() const override { return true; }
+  Result<Seen> list_and_protect_present(PageRange range, ScanBuffer& buffer, PageRuns& written) override;
   Status protect_everything() override;
   Status writable(PageRange) override { return {}; }
   std::uint64_t faults(PageRange) const override { return 0; }

@@ -125,6 +125,7 @@ struct ImageResult {
   std::uint64_t mistaken_pages = 0;  ///< protected earlier, and written again so soon that it did not pay
   std::uint64_t unlisted_bytes = 0;  ///< of regions that are so hot that nobody asked: all of them is suspect
   std::uint64_t captured_bytes = 0;  ///< suspects' content, whole chunks
+  std::uint64_t live_bytes = 0;      ///< of these: held by a fork, and read in place, since nobody had written them yet
   std::uint64_t unchanged_chunks = 0;
   std::uint64_t changed_chunks = 0;  ///< = zero + deduplicated + new
   std::uint64_t zero_chunks = 0;
@@ -257,7 +258,8 @@ class Engine {
   ~Engine();
 
   /// Protects [address, address + bytes). The name is unique in this engine: 1 to 255 bytes of letters, digits and
-  /// "-_./:". The memory must be readable and stay mapped until unprotect() or close(). Ranges may share pages, but
+  /// "-_./:". The memory must be readable and stay mapped until unprotect() or close(), also between checkpoints: the
+  /// background reads it too, and a signal there would end the program. Ranges may share pages, but
   /// not bytes, with other regions of this engine. The memory belongs to the caller.
   Status protect(std::string_view name, void* address, std::size_t bytes, const RegionOptions& options = {});
   /// Ends it, once no checkpoint is being cut; images in flight keep what they have. Later images lack the region.

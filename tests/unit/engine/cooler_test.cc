@@ -29,6 +29,8 @@ class FakeTracking : public tracker::Tracking {
   tracker::BackEndKind back_end() const override { return tracker::BackEndKind::uffd; }
   std::string why() const override { return {}; }
   Status cut(std::uint64_t, PageRuns&) override { return {}; }
+  bool expect_fork(std::uint64_t) override { return false; }
+  void changed_since_fork(std::uint64_t, PageRange range, PageRuns& changed) override { changed.assign(1, range); }
   void committed(std::uint64_t epoch) override { committed_epochs.push_back(epoch); }
   void touch(PageRange) override {}
   void reduced(std::uint64_t, const tracker::Reduced& found) override {
@@ -157,6 +159,23 @@ TEST_F(CoolerTest, excluded_bytes_do_not_count_and_wholly_excluded_chunks_stay_s
   tracking_->next_cooled = {pages(0, 3)};
   commit(1);
   EXPECT_EQ(tracking_->settled_pages, (PageRuns{pages(0, 1), pages(2, 1)}));
+}
+
+TEST_F(CoolerTest, reads_nothing_of_what_a_restore_has_just_put_in_place) {
+  tracking_->next_cooled = {pages(0, kPages)};
+  region_->committed.names.forget_all();
+  for (const std::size_t index : {0, 1, 5}) region_->committed.names.set(index, storage::ChunkName{index + 9, 7});
+  region_->exclusions = std::make_shared<const Exclusions>(Exclusions{{{kPage, kPage}}, {{1, 1}}});
+  ASSERT_EQ(mprotect(memory_, kPages * kPage, PROT_NONE), 0);
+  cooler_->after_restore(*region_, Cooler::Content::committed);
+  EXPECT_EQ(tracking_->settled_pages, (PageRuns{pages(0, 1), pages(5, 1)})) << "what is known and not excluded";
+}
+
+TEST_F(CoolerTest, compares_after_a_restore_beside_which_the_program_ran) {
+  tracking_->next_cooled = {pages(0, kPages)};
+  memory_[3 * kPage] ^= std::byte{1};
+  cooler_->after_restore(*region_, Cooler::Content::may_differ);
+  EXPECT_EQ(tracking_->settled_pages, (PageRuns{pages(0, 3), pages(4, 4)}));
 }
 
 TEST_F(CoolerTest, memory_that_is_gone_is_not_settled) {

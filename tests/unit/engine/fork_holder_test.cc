@@ -37,6 +37,7 @@ MemorySpan span_of(const Mapped& memory) {
 /// Reads the holder to its end and compares with what was held; in words what differs.
 std::string compare(ForkHolder& holder, const std::byte* memory, const std::vector<std::byte>& held) {
   std::size_t bytes = 0;
+  if (const Status asked = holder.ask(holder.spans()); !asked) return asked.error().message();
   while (true) {
     auto extent = holder.next();
     if (!extent) return extent.error().message();
@@ -75,8 +76,11 @@ void kill_and_wait(pid_t pid) {
   EXPECT_EQ(waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT | __WALL), 0);
 }
 
-/// The error with which reading ends.
-std::string read_to_the_error(ForkHolder& holder) {
+/// The error with which reading ends, or asking already.
+std::string read_to_the_error(ForkHolder& holder, bool asked = false) {
+  if (!asked)
+    if (const Status done = holder.ask(holder.spans()); !done)
+      return std::string(to_string(done.error().code())) + ": " + done.error().message();
   while (true) {
     auto next = holder.next();
     if (!next) return std::string(to_string(next.error().code())) + ": " + next.error().message();
@@ -240,9 +244,10 @@ TEST_F(Holder, leaves_the_signal_mask_of_the_program_as_it_was) {
 TEST_F(Holder, that_was_killed_fails_its_own_capture_only_and_says_so) {
   auto holder = start();
   ASSERT_NE(holder, nullptr);
+  ASSERT_TRUE(holder->ask(holder->spans()));
   ASSERT_TRUE(holder->next());
   kill_and_wait(holder->pid());
-  const std::string said = read_to_the_error(*holder);
+  const std::string said = read_to_the_error(*holder, true);
   EXPECT_EQ(said.find("io: "), 0U) << said;
   EXPECT_NE(said.find("was killed by signal 9"), std::string::npos) << said;
   holder = start();
@@ -299,7 +304,7 @@ TEST_F(Holder, is_not_touched_when_a_child_of_the_program_drops_it) {
 /// A process between the test and the holder. This process becomes the one that orphans are given to, and so learns
 /// the holder's end by waiting for it.
 void expect_holder_goes_with(const std::function<void(pid_t parent)>& end_parent, bool heir,
-                             const std::function<void()>& in_parent) {
+                             const std::function<void()>& in_parent, bool asked = true) {
   ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
   int ends[2];
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
@@ -309,6 +314,8 @@ void expect_holder_goes_with(const std::function<void(pid_t parent)>& end_parent
     Mapped memory(16 * kMiB);  // more than the ring takes, so that the holder is not done
     fill(memory.get(), memory.bytes(), 1);
     auto holder = holders.start({span_of(memory)});
+    if (asked && holder) [[maybe_unused]]
+      const Status done = (*holder)->ask((*holder)->spans());
     pid_t pids[2] = {holder ? (*holder)->pid() : -1, -1};
     if (heir && (pids[1] = fork()) == 0) {  // inherits the write end of the holder's pipe
       while (true) pause();
@@ -337,6 +344,39 @@ void expect_holder_goes_with(const std::function<void(pid_t parent)>& end_parent
   }
   waitpid(pids[0], nullptr, WNOHANG | __WALL);
   prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+}
+
+TEST_F(Holder, that_nobody_asked_goes_when_the_program_is_killed) {
+  expect_holder_goes_with([](pid_t parent) { kill(parent, SIGKILL); }, false, [] {}, false);
+}
+
+TEST_F(Holder, gives_what_it_was_asked_for_in_that_order) {
+  auto holder = start();
+  ASSERT_NE(holder, nullptr);
+  std::memset(memory_.get(), 0, memory_.bytes());
+  std::vector<MemorySpan> wanted;  // more than one question; from the end to the begin
+  for (std::size_t page = memory_.bytes() / 4096; page-- > 0;) {
+    MemorySpan span = span_of(memory_);
+    span.begin += page * 4096;
+    span.bytes = 4096;
+    for (int times = 0; times < 16; ++times) wanted.push_back(span);
+  }
+  ASSERT_GT(wanted.size(), kAskedSpans);
+  ASSERT_TRUE(holder->ask(wanted));
+  std::size_t piece = 0;
+  while (true) {
+    const auto extent = holder->next();
+    ASSERT_TRUE(extent) << extent.error().message();
+    if (!extent->has_value()) break;
+    for (std::uint32_t i = 0; i < (*extent)->pieces; ++i, ++piece) {
+      const PieceRecord& record = *(*extent)->record(i);
+      ASSERT_EQ(record.begin, reinterpret_cast<std::uintptr_t>(wanted[piece].begin));
+      ASSERT_EQ(record.bytes, 4096U);
+      const auto at = static_cast<std::size_t>(wanted[piece].begin - memory_.get());
+      ASSERT_EQ(std::memcmp((*extent)->memory + record.offset, held_.data() + at, 4096), 0);
+    }
+  }
+  EXPECT_EQ(piece, wanted.size());
 }
 
 TEST_F(Holder, goes_when_the_program_is_killed) {

@@ -132,6 +132,115 @@ TEST_F(PendingTest, SettlingWorksAcrossACutThatCameAfterTheCool) {
   EXPECT_EQ(merged(), PageRuns({run(2, 3)}));
 }
 
+TEST_F(PendingTest, SuspectsOfACutAreDroppedByItsCommitAndNotByAnOlderCuts) {
+  pending_.begin_cut(2);
+  pending_.begin_cut(3);
+  pending_.report_suspects(run(3, 5), 3);
+  EXPECT_EQ(merged(), PageRuns({run(3, 5)}));
+  commit(2);
+  EXPECT_EQ(merged(), PageRuns({run(3, 5)}));
+  commit(3);
+  EXPECT_TRUE(pending_.empty());
+}
+
+TEST_F(PendingTest, SuspectsAreNotTakenForOlderThanTheirLastReport) {
+  pending_.begin_cut(2);
+  pending_.report(run(3, 4), Reporter::other);
+  pending_.report_suspects(run(2, 5), 2);
+  commit(2);
+  EXPECT_EQ(merged(), PageRuns({run(3, 4)}));
+}
+
+TEST_F(PendingTest, SuspectsAreTakenForNewerThanAnOlderReport) {
+  pending_.report(run(3, 4), Reporter::other);
+  pending_.begin_cut(2);
+  pending_.begin_cut(3);
+  pending_.report_suspects(run(2, 5), 3);
+  commit(2);
+  EXPECT_EQ(merged(), PageRuns({run(2, 5)}));
+}
+
+TEST_F(PendingTest, SuspectsOfAnUnknownCutWaitForTheNextOne) {
+  pending_.begin_cut(2);
+  pending_.report_suspects(run(3, 5), 77);
+  commit(2);
+  EXPECT_EQ(merged(), PageRuns({run(3, 5)}));
+  pending_.begin_cut(3);
+  commit(3);
+  EXPECT_TRUE(pending_.empty());
+}
+
+TEST_F(PendingTest, SuspectsOfARangeThatIsPendingWholeGoWithIt) {
+  pending_.report_whole();
+  pending_.begin_cut(2);
+  pending_.report_suspects(run(3, 5), 2);
+  EXPECT_EQ(merged(), PageRuns({run(0, kPages)}));
+  commit(2);
+  EXPECT_TRUE(pending_.empty());
+}
+
+TEST_F(PendingTest, ASuspectThatWasCooledBeforeItsCutIsNotSettled) {
+  pending_.begin_cool();
+  pending_.report(run(1, 3), Reporter::own_cool);
+  pending_.begin_cut(2);
+  pending_.report_suspects(run(1, 2), 2);  // written after the cool: what was compared is not what is there
+  pending_.settled(run(0, 10));
+  EXPECT_EQ(merged(), PageRuns({run(1, 2)}));
+}
+
+TEST_F(PendingTest, TellsWhatWasReportedAfterACut) {
+  pending_.report(run(1, 3), Reporter::other);
+  pending_.begin_cut(2);
+  pending_.report_suspects(run(5, 7), 2);
+  pending_.report(run(2, 3), Reporter::other);
+  pending_.begin_cool();
+  pending_.report(run(9, 10), Reporter::own_cool);
+  PageRuns pages;
+  EXPECT_TRUE(pending_.since(2, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns({run(2, 3), run(9, 10)}));
+  pages.clear();
+  EXPECT_TRUE(pending_.since(2, run(3, 10), pages));
+  EXPECT_EQ(pages, PageRuns({run(9, 10)}));
+  pages.clear();
+  EXPECT_TRUE(pending_.since(2, run(3, 9), pages));
+  EXPECT_EQ(pages, PageRuns());
+}
+
+TEST_F(PendingTest, TellsSuspectsOfALaterCutFromTheOlderOneOn) {
+  pending_.begin_cut(2);
+  pending_.begin_cut(3);
+  pending_.report_suspects(run(5, 6), 3);
+  PageRuns pages;
+  EXPECT_TRUE(pending_.since(2, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns({run(5, 6)}));
+  pages.clear();
+  EXPECT_TRUE(pending_.since(3, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns());
+}
+
+TEST_F(PendingTest, TellsSuspectsOfALaterCutAlsoWhileTheWholeRangeIsPending) {
+  pending_.report_whole();
+  pending_.begin_cut(2);
+  pending_.begin_cut(3);
+  pending_.report_suspects(run(5, 6), 3);
+  PageRuns pages;
+  const bool told = pending_.since(2, run(0, kPages), pages);
+  EXPECT_TRUE(!told || pages == PageRuns({run(5, 6)})) << "the write between the cuts is lost";
+}
+
+TEST_F(PendingTest, CannotTellSinceAnUnknownCutOrOnceTheWholeRangeIsPendingSince) {
+  PageRuns pages;
+  EXPECT_FALSE(pending_.since(77, run(0, 10), pages));
+  pending_.report_whole();
+  pending_.begin_cut(2);
+  EXPECT_TRUE(pending_.since(2, run(0, 10), pages)) << "it was pending before";
+  pending_.report_whole();
+  EXPECT_FALSE(pending_.since(2, run(0, 10), pages));
+  pending_.begin_cut(3);
+  EXPECT_TRUE(pending_.since(3, run(0, 10), pages));
+  EXPECT_EQ(pages, PageRuns());
+}
+
 TEST_F(PendingTest, MergingJoinsWrittenAndPendingPages) {
   pending_.report(run(2, 4), Reporter::other);
   pending_.report(run(6, 7), Reporter::other);

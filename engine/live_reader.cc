@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/live_reader.h"
+
+#include <algorithm>
+
+#include "engine/capture_extent.h"
+#include "engine/raw_copy.h"
+
+namespace varve {
+namespace {
+
+/// What is looked at together.
+constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
+/// What is copied together: it is hashed and written from the cache of the second level, which much more would leave
+/// (docs/bench.md).
+constexpr std::size_t kBlockBytes = std::size_t{256} << 10;
+
+/// Whether ascending ranges cover all of this one.
+bool cover(std::span<const AddressRange> ranges, AddressRange wanted) {
+  for (const AddressRange& range : ranges) {
+    if (range.end <= wanted.begin) continue;
+    if (range.begin > wanted.begin) return false;
+    wanted.begin = range.end;
+    if (wanted.begin >= wanted.end) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void LiveReader::expect_fork(std::span<const MemorySpan> held) {
+  const Watched* last = nullptr;
+  for (const MemorySpan& span : held) {
+    Watched& watched = regions_[span.region];
+    if (&watched == last) continue;
+    last = &watched;
+    watched.told = watched.region->tracking != nullptr && watched.region->tracking->expect_fork(epoch_);
+  }
+}
+
+void LiveReader::begin(std::vector<MemorySpan> held) {
+  spans_ = std::move(held);
+  // Against what the program should not do: a region that can't be read any more is the holder's.
+  const auto mappings = private_anonymous_mappings();
+  for (Watched& watched : regions_) {
+    const std::uintptr_t begin = watched.region->address();
+    const bool readable = mappings && cover(mappings.value(), {begin, begin + watched.region->bytes()});
+    watched.told = watched.told && readable;
+  }
+}
+
+std::optional<CapturedPiece> LiveReader::next() {
+  while (block_at_ == block_.size()) {
+    if (window_at_ < window_.size())
+      read_block();
+    else if (!open_window())
+      return {};
+  }
+  const Copied& copied = block_[block_at_++];
+  read_bytes_ += copied.content.size();
+  return CapturedPiece{current_.region, copied.begin, copied.content};
+}
+
+bool LiveReader::open_window() {
+  if (span_ < spans_.size() && done_ == spans_[span_].bytes) {
+    ++span_;
+    done_ = 0;
+  }
+  if (span_ == spans_.size()) return false;
+  current_ = spans_[span_];
+  const std::size_t bytes = piece_bytes(current_, done_, kWindowBytes, chunk_bytes_);
+  const auto begin = reinterpret_cast<std::uintptr_t>(current_.begin) + done_;
+  const Part part{begin, begin + bytes};
+  done_ += bytes;
+  window_.clear();
+  window_at_ = 0;
+  {
+    MutexLock lock(touching_);
+    look_at(part);
+  }
+  divide(part, [this](const Part& unchanged) { window_.push_back(unchanged); });
+  return true;
+}
+
+void LiveReader::read_block() {
+  if (buffer_.size() == 0) buffer_ = storage::AlignedBuffer(kBlockBytes);
+  copied_.clear();
+  block_.clear();
+  block_at_ = 0;
+  MutexLock lock(touching_);
+  if (regions_[current_.region].region->ended) {
+    for (; window_at_ < window_.size(); ++window_at_) leave_to_holder(window_[window_at_]);
+    return;
+  }
+  for (std::size_t used = 0; window_at_ < window_.size();) {
+    Part& part = window_[window_at_];
+    const MemorySpan whole{current_.region, reinterpret_cast<const std::byte*>(part.begin), part.end - part.begin,
+                           current_.grid, true};
+    const std::size_t bytes = piece_bytes(whole, 0, kBlockBytes - used, chunk_bytes_);
+    if (bytes == 0) break;
+    std::byte* const to = buffer_.data() + used;
+    raw_copy(to, whole.begin, bytes);
+    copied_.push_back({part.begin, {to, bytes}});
+    used += bytes;
+    part.begin += bytes;
+    if (part.begin == part.end) ++window_at_;
+  }
+  const Copied& last = copied_.back();
+  look_at({copied_.front().begin, last.begin + last.content.size()});
+  for (const Copied& copied : copied_)
+    divide({copied.begin, copied.begin + copied.content.size()}, [this, &copied](const Part& unchanged) {
+      block_.push_back(
+          {unchanged.begin, copied.content.subspan(unchanged.begin - copied.begin, unchanged.end - unchanged.begin)});
+    });
+}
+
+void LiveReader::look_at(const Part& cover) {
+  first_chunk_ = (cover.begin - current_.grid) / chunk_bytes_;
+  const std::uint64_t chunks = (cover.end - 1 - current_.grid) / chunk_bytes_ - first_chunk_ + 1;
+  const Watched& watched = regions_[current_.region];
+  const Region& region = *watched.region;
+  chunk_changed_.assign(chunks, true);
+  if (!watched.told || region.ended || region.tracking == nullptr) return;
+  const tracker::PageRange tracked = region.tracking->range();
+  const tracker::PageRange pages{std::max(cover.begin, tracked.begin), std::min(cover.end, tracked.end)};
+  if (pages.begin >= pages.end) return;
+  chunk_changed_.assign(chunks, false);
+  mark(cover.begin, pages.begin);  // pages that others have a part of are not tracked
+  mark(pages.end, cover.end);
+  region.tracking->changed_since_fork(epoch_, pages, changes_);
+  for (const tracker::PageRange& run : changes_) mark(run.begin, run.end);
+}
+
+void LiveReader::mark(std::uintptr_t begin, std::uintptr_t end) {
+  if (begin >= end) return;
+  const std::uint64_t last = (end - 1 - current_.grid) / chunk_bytes_ - first_chunk_;
+  for (std::uint64_t chunk = (begin - current_.grid) / chunk_bytes_ - first_chunk_; chunk <= last; ++chunk)
+    chunk_changed_[chunk] = true;
+}
+
+template <class Unchanged>
+void LiveReader::divide(const Part& part, Unchanged unchanged) {
+  for (std::uintptr_t at = part.begin; at < part.end;) {
+    std::uint64_t chunk = (at - current_.grid) / chunk_bytes_;
+    const bool changed = chunk_changed_[chunk - first_chunk_];
+    std::uintptr_t end = at;
+    while (end < part.end && chunk_changed_[chunk - first_chunk_] == changed)
+      end = std::min(part.end, current_.grid + ++chunk * chunk_bytes_);
+    if (changed)
+      leave_to_holder({at, end});
+    else
+      unchanged(Part{at, end});
+    at = end;
+  }
+}
+
+void LiveReader::leave_to_holder(const Part& part) {
+  rest_.push_back(
+      {current_.region, reinterpret_cast<const std::byte*>(part.begin), part.end - part.begin, current_.grid, true});
+}
+
+std::vector<MemorySpan> LiveReader::take_rest() {
+  std::sort(rest_.begin(), rest_.end(), [](const MemorySpan& one, const MemorySpan& other) {
+    return one.region != other.region ? one.region < other.region : one.begin < other.begin;
+  });
+  std::vector<MemorySpan> joined;
+  for (const MemorySpan& span : rest_) {
+    if (!joined.empty() && joined.back().region == span.region &&
+        joined.back().begin + joined.back().bytes == span.begin)
+      joined.back().bytes += span.bytes;
+    else
+      joined.push_back(span);
+  }
+  rest_.clear();
+  return joined;
+}
+
+}  // namespace varve

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// LiveReader: reads the memory of a forked cut where the program has it, while the program goes on.
+//
+//     expect_fork()     within the stall, right before the fork: written pages become clean
+//     next()            background: copy a block, then ask which of its pages changed: those are dropped, and the
+//     holder
+//                       has them
+//
+// A page that the program has not written since the fork is the one that the holder shares: copying it here gives the
+// cut's content, and spares the holder the faults of its new page tables, the way through shared memory, and half of
+// the processor's time. Soundness: the kernel notes a write in the page's entry before the store becomes visible, and
+// the question is asked after the copy (Tracking::changed_since_fork).
+//
+// Memory is read under the mutex under which unprotect() ends a region; which is why it must stay mapped until then.
+//
+// Threads: expect_fork() by the thread that cuts, all else by one consumer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/capture.h"
+#include "engine/mapping.h"
+#include "engine/region.h"
+#include "storage/aligned_buffer.h"
+#include "tracker/tracker.h"
+
+namespace varve {
+
+class LiveReader {
+ public:
+  /// `touching`: held while memory of regions is read. Regions as the spans number them.
+  LiveReader(Mutex& touching, std::uint64_t epoch, std::uint32_t chunk_bytes)
+      : touching_(touching), epoch_(epoch), chunk_bytes_(chunk_bytes) {}
+  void add(std::shared_ptr<Region> region) { regions_.push_back({std::move(region), false}); }
+
+  /// REQUIRES: the regions of the spans were cut for this epoch, and fork(2) follows within the same stall.
+  void expect_fork(std::span<const MemorySpan> held);
+  /// What next() reads. Once.
+  void begin(std::vector<MemorySpan> held);
+  /// The next piece, ascending within a region, valid until the next call; empty at the end.
+  std::optional<CapturedPiece> next();
+  /// After the end: what the holder has to give; ascending within a region.
+  std::vector<MemorySpan> take_rest();
+  std::uint64_t read_bytes() const { return read_bytes_; }
+
+ private:
+  struct Watched {
+    std::shared_ptr<Region> region;
+    bool told = false;  // whether changes can be told
+  };
+  /// Whole chunks of the current span, cut to the region.
+  using Part = AddressRange;
+
+  /// Divides the next 2 MiB into what is unchanged (window_) and the rest; false at the end.
+  bool open_window();
+  /// Copies the next of the window's parts, and keeps those that are unchanged afterwards (block_).
+  void read_block();
+  /// Looks for changes in the chunks that these addresses cover.
+  void look_at(const Part& cover) VARVE_REQUIRES(touching_);
+  void mark(std::uintptr_t begin, std::uintptr_t end);
+  /// Splits a part into runs of chunks that changed, which are left to the holder, and others.
+  template <class Unchanged>
+  void divide(const Part& part, Unchanged unchanged);
+  void leave_to_holder(const Part& part);
+
+  struct Copied {
+    std::uintptr_t begin = 0;
+    std::span<const std::byte> content;
+  };
+
+  Mutex& touching_;
+  const std::uint64_t epoch_;
+  const std::uint32_t chunk_bytes_;
+  std::vector<Watched> regions_;
+
+  std::vector<MemorySpan> spans_;
+  std::size_t span_ = 0;  // the current one
+  std::size_t done_ = 0;  // bytes of it that were divided
+  MemorySpan current_;    // that of window_ and block_
+  std::vector<Part> window_;
+  std::size_t window_at_ = 0;
+  std::vector<Copied> block_;
+  std::size_t block_at_ = 0;
+  std::vector<MemorySpan> rest_;
+  std::uint64_t read_bytes_ = 0;
+
+  // Kept, so that no block allocates.
+  storage::AlignedBuffer buffer_;
+  std::vector<Copied> copied_;
+  tracker::PageRuns changes_;
+  std::uint64_t first_chunk_ = 0;  // of chunk_changed_
+  std::vector<bool> chunk_changed_;
+};
+
+}  // namespace varve
