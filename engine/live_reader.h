@@ -3,9 +3,8 @@
 // LiveReader: reads the memory of a forked cut where the program has it, while the program goes on.
 //
 //     expect_fork()     within the stall, right before the fork: written pages become clean
-//     next()            background: copy a block, then ask which of its pages changed: those are dropped, and the
-//     holder
-//                       has them
+//     next()            background: copies a block, then asks which of its pages changed
+//     take_rest()       background: those, which the holder has
 //
 // A page that the program has not written since the fork is the one that the holder shares: copying it here gives the
 // cut's content, and spares the holder the faults of its new page tables, the way through shared memory, and half of

@@ -313,8 +313,11 @@ Status TrackingImpl::cool(PageRuns& cooled) {
     arm();
   else
     mark_cooled(cooled);
-  std::size_t protected_pages = range_.size_bytes() / page_bytes() - written;
-  for (const PageRange& run : cooled) protected_pages += run.size_bytes() / page_bytes();
+  std::size_t protected_pages = range_.size_bytes() / page_bytes();
+  if (!first) {
+    protected_pages -= written;
+    for (const PageRange& run : cooled) protected_pages += run.size_bytes() / page_bytes();
+  }
   decide_whether_to_list(protected_pages);
   gather_huge_pages();
   return {};

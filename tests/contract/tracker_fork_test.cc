@@ -71,6 +71,16 @@ TEST_P(TrackerFork, NamesNothingThatNobodyWrote) {
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages());
 }
 
+TEST_P(TrackerFork, CutsAfterTheFirstCoolListWhatWasWritten) {
+  Tracked tracked(memory_, memory_.range(), kind());
+  cut_and_fork(tracked);
+  tracked->committed(tracked.epoch());
+  tracked.settle(tracked.cool());
+  memory_.write(5);
+  EXPECT_EQ(tracked.cut(), Pages{5});
+  EXPECT_EQ(tracked->counters().cuts_not_listed, 0U);
+}
+
 TEST_P(TrackerFork, NamesStores) {
   Tracked tracked(memory_, memory_.range(), kind());
   tracked.arm();
