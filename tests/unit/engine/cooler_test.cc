@@ -164,7 +164,8 @@ TEST_F(CoolerTest, excluded_bytes_do_not_count_and_wholly_excluded_chunks_stay_s
 TEST_F(CoolerTest, reads_nothing_of_what_a_restore_has_just_put_in_place) {
   tracking_->next_cooled = {pages(0, kPages)};
   region_->committed.names.forget_all();
-  for (const std::size_t index : {0, 1, 5}) region_->committed.names.set(index, storage::ChunkName{index + 9, 7});
+  for (const std::size_t index : {std::size_t{0}, std::size_t{1}, std::size_t{5}})
+    region_->committed.names.set(index, storage::ChunkName{index + 9, 7});
   region_->exclusions = std::make_shared<const Exclusions>(Exclusions{{{kPage, kPage}}, {{1, 1}}});
   ASSERT_EQ(mprotect(memory_, kPages * kPage, PROT_NONE), 0);
   cooler_->after_restore(*region_, Cooler::Content::committed);
