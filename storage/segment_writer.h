@@ -6,9 +6,9 @@
 //     file     ... | written | in flight ... | held ...  | buffer being filled |        preallocated        |
 //                            ^ ring of buffers           ^ buffer_begin_       ^ offset()
 //
-// Half of the ring is in flight at most, and the other half may wait, filled, for its turn: some disks tell the end of
-// writes only when their queue has run empty (virtio does, for one), and would stand still until the next buffer is
-// full. Here they get half a ring at once.
+// Part of the ring is in flight at most, and the rest may wait, filled, for its turn: some disks tell the end of writes
+// only when their queue has run empty (virtio does, for one), and would stand still until the next buffer is full. Here
+// they get several at once.
 //
 // Every write begins and ends at a multiple of kIoAlignment; the last partial block of a buffer moves to the next one.
 // What was not synced may be taken back by rewind(). After any error the object may only be destroyed.
@@ -34,9 +34,9 @@ namespace varve::storage {
 /// copied within the fork). Outlives the SegmentWriters that use it, so that it stays warm.
 class WriteBuffers {
  public:
-  static constexpr std::size_t kBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kBytes = std::size_t{512} << 10;
   static constexpr std::size_t kCount = 16;
-  static constexpr std::size_t kInFlight = kCount / 2;
+  static constexpr std::size_t kInFlight = 10;
 
   static Result<std::unique_ptr<WriteBuffers>> create();
   ~WriteBuffers();

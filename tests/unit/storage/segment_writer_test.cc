@@ -103,7 +103,7 @@ class LateSegment : public testing::Test {
   std::uint64_t pieces_ = 0;
 };
 
-TEST_F(LateSegment, HasHalfOfTheBuffersWrittenAndFillsTheOthers) {
+TEST_F(LateSegment, HasSomeBuffersWrittenAndFillsTheOthers) {
   write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes + kPiece);
   EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight);
   EXPECT_EQ(seen_.ended, 0U) << "it waited";
