@@ -31,19 +31,6 @@ class SlowFile final : public storage::ForwardingFile {
   const std::uint64_t bytes_per_second_;
 };
 
-class SlowIo final : public storage::ForwardingIo {
- public:
-  SlowIo(std::unique_ptr<storage::Io> inner, std::uint64_t bytes_per_second)
-      : ForwardingIo(*inner), inner_(std::move(inner)), bytes_per_second_(bytes_per_second) {}
-  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
-    auto file = ForwardingIo::open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<storage::File>(std::make_unique<SlowFile>(std::move(*file), bytes_per_second_));
-  }
-
- private:
-  const std::unique_ptr<storage::Io> inner_;
-  const std::uint64_t bytes_per_second_;
-};
+using SlowIo = storage::WrappingIo<SlowFile, std::uint64_t>;
 
 }  // namespace varve::bench

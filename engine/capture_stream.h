@@ -3,7 +3,7 @@
 // The way of one cut's content from the program's thread to the consumer: a queue of filled extents, then (perhaps)
 // what a holder has: what can be read in place first, the rest extent by extent.
 //
-// Threads: publish, finish and fail_with by the thread in capture(); next and discard by the consumer.
+// Threads: publish and finish by the thread in capture(); next and discard by the consumer.
 #pragma once
 
 #include <sys/types.h>

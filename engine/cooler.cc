@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/raw_copy.h"
 #include "storage/chunk_name.h"
 
 namespace varve {
@@ -18,18 +19,6 @@ namespace {
 
 /// What is read from a region at once: large enough for the system call not to count, small enough for the cache.
 constexpr std::uint64_t kCompareBytes = 256 * 1024;
-
-#if defined(__clang__)
-#define VARVE_RACES __attribute__((no_sanitize("thread", "address"), noinline))
-#else
-#define VARVE_RACES __attribute__((no_sanitize_thread, no_sanitize_address, noinline))
-#endif
-
-// SAFETY: other threads may write what is read. The result is only hashed: a torn read differs from the committed
-// content, or the page is written again afterwards, and then it is a suspect whatever is said here.
-VARVE_RACES void copy_racing(const volatile std::byte* from, std::byte* to, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) to[i] = from[i];
-}
 
 }  // namespace
 
@@ -41,7 +30,9 @@ bool read_racing_memory(const std::byte* from, std::span<std::byte> into) {
   const long got = syscall(SYS_process_vm_readv, getpid(), &local, 1UL, &remote, 1UL, 0UL);
   if (got == static_cast<long>(into.size())) return true;
   if (got >= 0 || (errno != EPERM && errno != ENOSYS)) return false;
-  copy_racing(from, into.data(), into.size());  // refused by a filter: the region's owner promises that it is mapped
+  // Refused by a filter: the region's owner promises that it is mapped. A torn read differs from the committed content,
+  // or the page is written again afterwards, and then it is a suspect whatever is said here.
+  raw_copy(into.data(), from, into.size());
   return true;
 }
 

@@ -55,14 +55,13 @@ void merge(RegionRecord& into, RegionRecord&& other) {
   }
 }
 
-std::vector<ChunkRange> merge(const std::vector<ChunkRange>& one, const std::vector<ChunkRange>& other) {
-  if (other.empty()) return one;
-  std::vector<ChunkRange> both(one.size() + other.size());
-  std::merge(one.begin(), one.end(), other.begin(), other.end(), both.begin(),
+void merge(std::vector<ChunkRange>& into, const std::vector<ChunkRange>& other) {
+  if (other.empty()) return;
+  std::vector<ChunkRange> both(into.size() + other.size());
+  std::merge(into.begin(), into.end(), other.begin(), other.end(), both.begin(),
              [](const ChunkRange& left, const ChunkRange& right) { return left.first < right.first; });
-  std::vector<ChunkRange> joined;
-  for (const ChunkRange& run : both) append_run(joined, run);
-  return joined;
+  into.clear();
+  for (const ChunkRange& run : both) append_run(into, run);
 }
 
 /// Whether a record has every chunk that is not wholly excluded: none needs to be taken from the image before.
@@ -175,7 +174,7 @@ Status ImageWriter::reduce(ImageJob& job, std::vector<ReducedRegion>& reduced, C
   }
   for (std::size_t i = 0; i < reduced.size(); ++i) {
     merge(reduced[i].changed, std::move(second_pass[i].changed));
-    reduced[i].unchanged = merge(reduced[i].unchanged, second_pass[i].unchanged);
+    merge(reduced[i].unchanged, second_pass[i].unchanged);
   }
   return {};
 }

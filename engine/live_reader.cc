@@ -11,8 +11,8 @@ namespace {
 
 /// What is looked at together.
 constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
-/// What is copied together: it is hashed and written from the cache of the second level, which much more would leave
-/// (docs/bench.md).
+/// What is copied together. It is named and written from the cache of the second level, which much more would leave:
+/// 4.8 GB/s for all three with 256 KiB, and 3.2 with 2 MiB, where that cache has 2 MiB.
 constexpr std::size_t kBlockBytes = std::size_t{256} << 10;
 
 /// Whether ascending ranges cover all of this one.
@@ -57,7 +57,6 @@ std::optional<CapturedPiece> LiveReader::next() {
       return {};
   }
   const Copied& copied = block_[block_at_++];
-  read_bytes_ += copied.content.size();
   return CapturedPiece{current_.region, copied.begin, copied.content};
 }
 

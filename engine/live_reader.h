@@ -48,7 +48,6 @@ class LiveReader {
   std::optional<CapturedPiece> next();
   /// After the end: what the holder has to give; ascending within a region.
   std::vector<MemorySpan> take_rest();
-  std::uint64_t read_bytes() const { return read_bytes_; }
 
  private:
   struct Watched {
@@ -89,7 +88,6 @@ class LiveReader {
   std::vector<Copied> block_;
   std::size_t block_at_ = 0;
   std::vector<MemorySpan> rest_;
-  std::uint64_t read_bytes_ = 0;
 
   // Kept, so that no block allocates.
   storage::AlignedBuffer buffer_;

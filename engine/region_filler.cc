@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <latch>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -16,7 +17,6 @@
 
 #include "base/bytes.h"
 #include "base/fault_point.h"
-#include "base/mutex.h"
 #include "base/signals.h"
 #include "base/try.h"
 #include "engine/chain.h"
@@ -97,7 +97,7 @@ class Filler {
 
   Status run() {
     for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
-    VARVE_TRY(read(requests_, last_turn_));
+    VARVE_TRY(read(requests_, last_ended_));
     return finish_all_but(0);
   }
 
@@ -118,37 +118,18 @@ class Filler {
     return status;
   }
 
-  /// The end of a batch.
-  class Turn {
-   public:
-    void end() {
-      MutexLock lock(mutex_);
-      ended_ = true;
-      changed_.notify_all();
-    }
-    void wait() {
-      MutexLock lock(mutex_);
-      while (!ended_) changed_.wait(mutex_);
-    }
-
-   private:
-    Mutex mutex_;
-    Condition changed_;
-    bool ended_ VARVE_GUARDED_BY(mutex_) = false;
-  };
-
   /// Chunks that are read by a thread of their own, while the places of the next ones are looked up. Reading goes by
   /// turns: two batches at once would take turns at the disk, and end at the same time, with the next one not planned.
   struct Batch {
     Filler& filler;
     const std::vector<storage::ChunkRequest> requests;
-    const std::shared_ptr<Turn> before;  // null: none
-    const std::shared_ptr<Turn> turn = std::make_shared<Turn>();
+    const std::shared_ptr<std::latch> before;  // the end of the batch before; null: there is none
+    const std::shared_ptr<std::latch> ended = std::make_shared<std::latch>(1);
     std::optional<pthread_t> thread = {};
     Status status = {};
 
-    Batch(Filler& owner, std::vector<storage::ChunkRequest> wanted, std::shared_ptr<Turn> turn_before)
-        : filler(owner), requests(std::move(wanted)), before(std::move(turn_before)) {}
+    Batch(Filler& owner, std::vector<storage::ChunkRequest> wanted, std::shared_ptr<std::latch> end_before)
+        : filler(owner), requests(std::move(wanted)), before(std::move(end_before)) {}
     ~Batch() { wait(); }
     Batch(const Batch&) = delete;
     Batch& operator=(const Batch&) = delete;
@@ -167,12 +148,12 @@ class Filler {
     static void* run(void* self) {
       auto& batch = *static_cast<Batch*>(self);
       batch.status = batch.filler.read(batch.requests, batch.before);
-      batch.turn->end();
+      batch.ended->count_down();
       return nullptr;
     }
   };
 
-  Status read(std::span<const storage::ChunkRequest> requests, const std::shared_ptr<Turn>& before) {
+  Status read(std::span<const storage::ChunkRequest> requests, const std::shared_ptr<std::latch>& before) {
     return store_.read_chunks(
         requests, storage::kAllProcessors,
         [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); },
@@ -183,8 +164,8 @@ class Filler {
 
   Status begin_batch() {
     VARVE_TRY(finish_all_but(1));
-    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_), last_turn_));
-    last_turn_ = batches_.back()->turn;
+    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_), last_ended_));
+    last_ended_ = batches_.back()->ended;
     batches_.back()->start();
     requests_.clear();
     requests_max_ = kRequestsMax;
@@ -230,7 +211,7 @@ class Filler {
   std::size_t requests_max_ = kFirstRequests;
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};
-  std::shared_ptr<Turn> last_turn_;             // of the batch that was begun last
+  std::shared_ptr<std::latch> last_ended_;      // of the batch that was begun last
   std::deque<std::unique_ptr<Batch>> batches_;  // at most two; last, so that they end before what they use
 };
 

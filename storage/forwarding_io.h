@@ -65,4 +65,21 @@ class ForwardingIo : public Io {
   Io& inner_;
 };
 
+/// Wraps every file that it opens: Wrapped(std::unique_ptr<File>, context). Owns the inner Io.
+template <class Wrapped, class Context>
+class WrappingIo final : public ForwardingIo {
+ public:
+  WrappingIo(std::unique_ptr<Io> inner, Context context)
+      : ForwardingIo(*inner), inner_(std::move(inner)), context_(static_cast<Context>(context)) {}
+  Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override {
+    auto file = ForwardingIo::open(name, mode);
+    if (!file) return file.error();
+    return std::unique_ptr<File>(std::make_unique<Wrapped>(std::move(*file), context_));
+  }
+
+ private:
+  const std::unique_ptr<Io> inner_;
+  Context context_;  // a value, or a reference
+};
+
 }  // namespace varve::storage

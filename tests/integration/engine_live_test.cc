@@ -47,20 +47,7 @@ class GatedWritesFile final : public storage::ForwardingFile {
   Writes& writes_;
 };
 
-class GatedWritesIo final : public storage::ForwardingIo {
- public:
-  GatedWritesIo(std::unique_ptr<storage::Io> io, Writes& writes)
-      : ForwardingIo(*io), io_(std::move(io)), writes_(writes) {}
-  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
-    auto file = ForwardingIo::open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<storage::File>(std::make_unique<GatedWritesFile>(std::move(file).value(), writes_));
-  }
-
- private:
-  const std::unique_ptr<storage::Io> io_;
-  Writes& writes_;
-};
+using GatedWritesIo = storage::WrappingIo<GatedWritesFile, Writes&>;
 
 /// The content of each region, by name.
 using Shadow = std::map<std::string, std::vector<std::byte>>;

@@ -44,18 +44,6 @@ class GatedFile final : public storage::ForwardingFile {
   Gate& gate_;
 };
 
-class GatedIo final : public storage::ForwardingIo {
- public:
-  GatedIo(std::unique_ptr<storage::Io> io, Gate& gate) : ForwardingIo(*io), io_(std::move(io)), gate_(gate) {}
-  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
-    auto file = ForwardingIo::open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<storage::File>(std::make_unique<GatedFile>(std::move(file).value(), gate_));
-  }
-
- private:
-  const std::unique_ptr<storage::Io> io_;
-  Gate& gate_;
-};
+using GatedIo = storage::WrappingIo<GatedFile, Gate&>;
 
 }  // namespace varve::test

@@ -38,19 +38,7 @@ class StreamGateFile final : public storage::ForwardingFile {
   Gate& gate_;
 };
 
-class StreamGateIo final : public storage::ForwardingIo {
- public:
-  StreamGateIo(std::unique_ptr<storage::Io> io, Gate& gate) : ForwardingIo(*io), io_(std::move(io)), gate_(gate) {}
-  Result<std::unique_ptr<storage::File>> open(std::string_view name, storage::OpenMode mode) override {
-    auto file = ForwardingIo::open(name, mode);
-    if (!file) return file.error();
-    return std::unique_ptr<storage::File>(std::make_unique<StreamGateFile>(std::move(file).value(), gate_));
-  }
-
- private:
-  const std::unique_ptr<storage::Io> io_;
-  Gate& gate_;
-};
+using StreamGateIo = storage::WrappingIo<StreamGateFile, Gate&>;
 
 using EnginePointer = std::unique_ptr<EngineImplementation>;
 

@@ -70,6 +70,16 @@ TEST_P(UffdBackEndTest, HolesAreWrittenUntilTheyAreProtected) {
   EXPECT_EQ(list(), PageRuns({run(3, 4), run(701, 702)}));
 }
 
+TEST_P(UffdBackEndTest, ProtectsOnlyWhatIsPresentWhereThatIsAskedFor) {
+  *at(3) = 1;
+  *at(700) = 1;
+  PageRuns runs;
+  const auto seen = back_end_->list_and_protect_present(all(), buffer_, runs);
+  ASSERT_TRUE(seen.has_value() && *seen == Seen::done);
+  EXPECT_EQ(runs, PageRuns({run(3, 4), run(700, 701)}));
+  EXPECT_EQ(list(), PageRuns({run(0, 3), run(4, 700), run(701, 1536)}));
+}
+
 TEST_P(UffdBackEndTest, DroppedContentIsWritten) {
   madvise(at(0), kHugePageBytes, MADV_HUGEPAGE);
   std::memset(at(0), 1, all().size_bytes());
