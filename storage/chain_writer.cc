@@ -135,7 +135,10 @@ void ChainWriterImplementation::grow_index() {
   const std::uint64_t left = expected_chunks_ - std::min(expected_chunks_, seen);
   // In steps, it would be built anew several times. But for chunks that turn out to be stored already it is not to
   // grow.
-  if (counts_.new_chunks >= seen - seen / kPart) store_.reserve(left);
+  if (counts_.new_chunks >= seen - seen / kPart) {
+    store_.reserve(left);
+    content_.names.reserve(committed_names_ + expected_chunks_);
+  }
   expected_chunks_ = 0;
 }
 
@@ -352,26 +355,29 @@ void ChainWriterImplementation::clear_frames() {
   oldest_ = background_ = 0;
 }
 
-Status ChainWriterImplementation::write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block,
+Status ChainWriterImplementation::write_closing(RecordType type, Parts content, CommitBlock& block,
                                                 std::uint64_t& offset) {
   offset = segment_->offset();
   block.begin = content_.end;
   block.records = records_;
   block.combined = combined_;
+  std::uint64_t content_bytes = 0;
+  for (const auto& part : content) content_bytes += part.size();
   block.written_bytes =
-      round_up(offset + kRecordHeaderBytes + kCommitBlockBytes + content.size(), kBlockBytes) - block.begin;
-  std::vector<std::byte> payload(kCommitBlockBytes + content.size());
-  encode_commit_block(block, std::span<std::byte, kCommitBlockBytes>(payload.data(), kCommitBlockBytes));
-  std::ranges::copy(content, payload.begin() + kCommitBlockBytes);
+      round_up(offset + kRecordHeaderBytes + kCommitBlockBytes + content_bytes, kBlockBytes) - block.begin;
+  std::array<std::byte, kCommitBlockBytes> block_bytes;
+  encode_commit_block(block, block_bytes);
+  std::vector<std::span<const std::byte>> payload = {block_bytes};
+  payload.insert(payload.end(), content.begin(), content.end());
   RecordHeader record;
   record.type = type;
   record.nonce = nonce_;
   record.ordinal = records_;
   record.offset = offset;
   std::array<std::byte, kRecordHeaderBytes> header;
-  encode_record_header(record, payload, key_, header);
+  encode_record_header(record, Parts(payload), key_, header);
   VARVE_TRY(segment_->append(header));
-  VARVE_TRY(segment_->append(payload));
+  for (const auto& part : payload) VARVE_TRY(segment_->append(part));
   VARVE_TRY(segment_->pad(kBlockBytes));
   VARVE_TRY(segment_->submit());
   VARVE_FAULT_POINT(manifest_written);
@@ -437,7 +443,8 @@ Result<Committed> ChainWriterImplementation::finish_commit(const Manifest& manif
   block.new_chunks = counts_.new_chunks;
   std::uint64_t offset = 0;
   const std::uint64_t begin_ns = monotonic_ns();
-  VARVE_TRY(write_closing(RecordType::manifest, encode_manifest(manifest), block, offset));
+  const EncodedManifest content = encode_manifest_in_parts(manifest);
+  VARVE_TRY(write_closing(RecordType::manifest, content.parts(), block, offset));
   counts_.flush_ns = monotonic_ns() - begin_ns;
   broken_.reset();
   accept_commit();
@@ -522,7 +529,8 @@ Status ChainWriterImplementation::commit_note(Note note) {
     VARVE_TRY(append_all());
     block.raw_bytes = counts_.raw_bytes;
     block.new_chunks = counts_.new_chunks;
-    return write_closing(RecordType::note, content, block, offset);
+    const std::span<const std::byte> whole = content;
+    return write_closing(RecordType::note, std::span(&whole, 1), block, offset);
   }();
   if (!written) {
     broken_ = written.error();

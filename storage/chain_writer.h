@@ -103,7 +103,7 @@ class ChainWriterImplementation final : public ChainWriter {
   void enter_frame(std::span<std::byte> record, std::size_t payload_bytes, std::size_t chunks, bool difference);
   Status check_room() const;
   /// Closing record, padding, flush. `end`: of the commit, `offset`: of the record.
-  Status write_closing(RecordType type, std::span<const std::byte> content, CommitBlock& block, std::uint64_t& offset);
+  Status write_closing(RecordType type, Parts content, CommitBlock& block, std::uint64_t& offset);
   void start_commit();
   Status write_note(Note note);
   Status commit_note(Note note);

@@ -53,7 +53,8 @@ Status ChainWriterImplementation::move_image(const Manifest& manifest) {
   VARVE_TRY(begin());
   CommitBlock block;
   std::uint64_t offset = 0;
-  auto written = write_closing(RecordType::manifest, encode_manifest(manifest), block, offset);
+  const EncodedManifest content = encode_manifest_in_parts(manifest);
+  auto written = write_closing(RecordType::manifest, content.parts(), block, offset);
   if (!written) {
     broken_ = written.error();
     drop_image();

@@ -2,6 +2,7 @@
 #include "storage/chunk_name.h"
 
 #include <cstring>
+#include <vector>
 
 #include "storage/hash_kernels.h"
 
@@ -48,6 +49,13 @@ ChunkName name_chunk(std::span<const std::byte> content, const HashSecret& secre
 
 std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed) {
   return best().hash_64(bytes.data(), bytes.size(), seed);
+}
+
+std::uint64_t checksum(Parts parts, std::uint64_t seed) {
+  std::vector<HashPart> known;
+  known.reserve(parts.size());
+  for (const auto& part : parts) known.push_back({part.data(), part.size()});
+  return best().hash_64_parts(known.data(), known.size(), seed);
 }
 
 bool is_zero(std::span<const std::byte> content) {

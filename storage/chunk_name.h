@@ -28,6 +28,9 @@ using HashSecret = std::array<std::byte, kHashSecretBytes>;
 ChunkName name_chunk(std::span<const std::byte> content, const HashSecret& secret);
 /// Checksum of stored records: XXH3-64 with a seed.
 std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed);
+/// Bytes in several places that stand for those one behind the other.
+using Parts = std::span<const std::span<const std::byte>>;
+std::uint64_t checksum(Parts parts, std::uint64_t seed);
 /// Whether every byte is zero.
 bool is_zero(std::span<const std::byte> content);
 /// "avx512", "avx2", "sse2".

@@ -13,6 +13,11 @@
 
 namespace varve::storage {
 
+struct HashPart {
+  const void* content;
+  std::size_t bytes;
+};
+
 struct HashKernels {
   const char* name;
   /// XXH3_128bits_withSecret: out[0] is the low half.
@@ -20,6 +25,8 @@ struct HashKernels {
                    std::uint64_t out[2]);
   /// XXH3_64bits_withSeed
   std::uint64_t (*hash_64)(const void* content, std::size_t bytes, std::uint64_t seed);
+  /// The same of parts, one behind the other.
+  std::uint64_t (*hash_64_parts)(const HashPart* parts, std::size_t count, std::uint64_t seed);
 };
 
 extern const HashKernels kHashBaseline;  ///< what every processor of this architecture has: SSE2 on x86-64

@@ -48,7 +48,7 @@ bool decode_named(std::uint32_t count, ByteReader& in, NamedBytes& items) {
   return true;
 }
 
-void encode_region(const RegionRecord& region, ByteWriter& out) {
+void encode_region(const RegionRecord& region, ByteWriter& out, std::vector<EncodedManifest::Names>& names) {
   out.string(region.name);
   out.put<std::uint64_t>(region.bytes);
   out.put<std::uint64_t>(region.address);
@@ -71,7 +71,7 @@ void encode_region(const RegionRecord& region, ByteWriter& out) {
     end = run.first + run.count;
   }
   out.put<std::uint64_t>(region.names.size());
-  out.names(region.names);
+  names.push_back({out.size(), region.names});
 }
 
 bool decode_runs(ByteReader& in, RegionRecord& region) {
@@ -117,12 +117,9 @@ bool decode_region(ByteReader& in, RegionRecord& region) {
 
 }  // namespace
 
-std::vector<std::byte> encode_manifest(const Manifest& manifest) {
-  std::vector<std::byte> content;
-  std::size_t names = 0;
-  for (const RegionRecord& region : manifest.regions) names += region.names.size();
-  content.reserve(names * sizeof(ChunkName) + 4096);
-  ByteWriter out(content);
+EncodedManifest encode_manifest_in_parts(const Manifest& manifest) {
+  EncodedManifest encoded;
+  ByteWriter out(encoded.bytes);
   out.put<std::uint32_t>(kVersion);
   out.put<std::uint32_t>(0);  // flags
   out.put<std::uint64_t>(manifest.number);
@@ -137,8 +134,27 @@ std::vector<std::byte> encode_manifest(const Manifest& manifest) {
   out.string(manifest.chain);
   out.string(manifest.label);
   out.string(manifest.architecture);
-  for (const RegionRecord& region : manifest.regions) encode_region(region, out);
+  for (const RegionRecord& region : manifest.regions) encode_region(region, out, encoded.names);
   encode_named(manifest.blobs, out);
+  return encoded;
+}
+
+std::vector<std::span<const std::byte>> EncodedManifest::parts() const {
+  std::vector<std::span<const std::byte>> parts;
+  std::size_t done = 0;
+  for (const Names& next : names) {
+    parts.push_back(std::span(bytes).subspan(done, next.at - done));
+    parts.push_back(std::as_bytes(next.names));  // little-endian in memory too
+    done = next.at;
+  }
+  parts.push_back(std::span(bytes).subspan(done));
+  return parts;
+}
+
+std::vector<std::byte> encode_manifest(const Manifest& manifest) {
+  const EncodedManifest encoded = encode_manifest_in_parts(manifest);
+  std::vector<std::byte> content;
+  for (const auto& part : encoded.parts()) content.insert(content.end(), part.begin(), part.end());
   return content;
 }
 

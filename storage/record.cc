@@ -33,6 +33,23 @@ constexpr std::size_t kReserved2At = 48;
 constexpr std::size_t kHeaderChecksumAt = 56;
 static_assert(kHeaderChecksumAt + 8 == kRecordHeaderBytes);
 
+void write_record_header(RecordHeader& header, std::uint64_t key, std::span<std::byte, kRecordHeaderBytes> into) {
+  VARVE_CHECK(header.offset % kRecordAlignment == 0);
+  std::byte* to = into.data();
+  store_le<std::uint32_t>(to, kRecordMagic);
+  store_le<std::uint16_t>(to + kTypeAt, static_cast<std::uint16_t>(header.type));
+  store_le<std::uint16_t>(to + kFlagsAt, 0);
+  store_le<std::uint64_t>(to + kPayloadBytesAt, header.payload_bytes);
+  store_le<std::uint64_t>(to + kNonceAt, header.nonce);
+  store_le<std::uint32_t>(to + kOrdinalAt, header.ordinal);
+  store_le<std::uint32_t>(to + kReservedAt, 0);
+  store_le<std::uint64_t>(to + kOffsetAt, header.offset);
+  store_le<std::uint64_t>(to + kPayloadChecksumAt, header.payload_checksum);
+  store_le<std::uint64_t>(to + kReserved2At, 0);
+  header.header_checksum = checksum(into.first(kHeaderChecksumAt), key + header.offset);
+  store_le<std::uint64_t>(to + kHeaderChecksumAt, header.header_checksum);
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_segment_header(const SegmentHeader& header) {
@@ -94,22 +111,17 @@ std::uint64_t record_key(const StoreId& store, const Incarnation& incarnation) {
 
 void encode_record_header(RecordHeader& header, std::span<const std::byte> payload, std::uint64_t key,
                           std::span<std::byte, kRecordHeaderBytes> into) {
-  VARVE_CHECK(header.offset % kRecordAlignment == 0);
   header.payload_bytes = payload.size();
   header.payload_checksum = checksum(payload, key + header.offset);
-  std::byte* to = into.data();
-  store_le<std::uint32_t>(to, kRecordMagic);
-  store_le<std::uint16_t>(to + kTypeAt, static_cast<std::uint16_t>(header.type));
-  store_le<std::uint16_t>(to + kFlagsAt, 0);
-  store_le<std::uint64_t>(to + kPayloadBytesAt, header.payload_bytes);
-  store_le<std::uint64_t>(to + kNonceAt, header.nonce);
-  store_le<std::uint32_t>(to + kOrdinalAt, header.ordinal);
-  store_le<std::uint32_t>(to + kReservedAt, 0);
-  store_le<std::uint64_t>(to + kOffsetAt, header.offset);
-  store_le<std::uint64_t>(to + kPayloadChecksumAt, header.payload_checksum);
-  store_le<std::uint64_t>(to + kReserved2At, 0);
-  header.header_checksum = checksum(into.first(kHeaderChecksumAt), key + header.offset);
-  store_le<std::uint64_t>(to + kHeaderChecksumAt, header.header_checksum);
+  write_record_header(header, key, into);
+}
+
+void encode_record_header(RecordHeader& header, Parts payload, std::uint64_t key,
+                          std::span<std::byte, kRecordHeaderBytes> into) {
+  header.payload_bytes = 0;
+  for (const auto& part : payload) header.payload_bytes += part.size();
+  header.payload_checksum = checksum(payload, key + header.offset);
+  write_record_header(header, key, into);
 }
 
 bool looks_like_record(std::span<const std::byte, kRecordHeaderBytes> block, std::uint64_t key, std::uint64_t offset) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "storage/chunk_name.h"
 #include "storage/format.h"
 #include "storage/inventory.h"
 
@@ -55,6 +56,8 @@ constexpr std::uint64_t record_bytes(const RecordHeader& header) {
 
 /// Fills in payload_bytes, payload_checksum and header_checksum, and writes the 64 bytes.
 void encode_record_header(RecordHeader& header, std::span<const std::byte> payload, std::uint64_t key,
+                          std::span<std::byte, kRecordHeaderBytes> into);
+void encode_record_header(RecordHeader& header, Parts payload, std::uint64_t key,
                           std::span<std::byte, kRecordHeaderBytes> into);
 /// Checks magic, checksum, own offset and type. Payload lengths are at most `limit_bytes`, what the file still holds.
 Result<RecordHeader> decode_record_header(std::span<const std::byte, kRecordHeaderBytes> block, std::uint64_t key,

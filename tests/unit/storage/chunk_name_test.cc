@@ -56,6 +56,11 @@ TEST(ChunkName, EveryImplementationAgreesWithTheLibrary) {
       for (const std::uint64_t seed : {std::uint64_t{0}, std::uint64_t{0x123456789abcdef0}})
         ASSERT_EQ(kernels[i]->hash_64(at, length, seed), XXH3_64bits_withSeed(at, length, seed))
             << kernels[i]->name << " " << length;
+      for (const std::size_t cut : {std::size_t{0}, length / 3, length}) {
+        const HashPart parts[] = {{at, cut}, {at + cut, 0}, {at + cut, length - cut}};
+        ASSERT_EQ(kernels[i]->hash_64_parts(parts, 3, 7), XXH3_64bits_withSeed(at, length, 7))
+            << kernels[i]->name << " " << length << " " << cut;
+      }
     }
   }
   EXPECT_EQ(hash_implementation(), kernels[0]->name);
