@@ -12,9 +12,8 @@
 namespace varve {
 namespace {
 
-// Faulting in for the next cut delays this image: a little after each extent, the rest of it with later images.
+// Faulting in for the next cut delays this image: a little after each extent, the rest of it later.
 constexpr std::uint64_t kWarmUpNs = 500'000;
-constexpr std::uint64_t kWarmUpAtEndNs = 20'000'000;
 
 }  // namespace
 
@@ -78,7 +77,6 @@ Result<std::optional<CapturedPiece>> StagedStream::next() {
     if (source_ == Source::live) return std::optional(live_piece_);
     if (source_ == Source::none) {
       end();
-      pool_->warm_up(kWarmUpAtEndNs);
       return std::optional<CapturedPiece>();
     }
   }
