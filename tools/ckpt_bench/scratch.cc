@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/ckpt_bench/scratch.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/os_error.h"
 #include "base/try.h"
+#include "base/unique_fd.h"
 #include "tools/units.h"
 
 namespace varve::tools {
@@ -87,6 +93,27 @@ Scratch::~Scratch() {
 std::string Scratch::store(Which which) const { return directory_ + "/" + kStores[static_cast<std::size_t>(which)]; }
 
 Status Scratch::remove_store(Which which) { return remove_tree(store(which)); }
+
+Status Scratch::remove_yardstick() { return remove_tree(yardstick()); }
+
+void Scratch::settle() const {
+  constexpr unsigned kQuietLooks = 3;
+  constexpr unsigned kMostLooks = 250;
+  constexpr auto kBetween = std::chrono::milliseconds(20);
+  constexpr int kInFlight = 8;  // field of Documentation/block/stat.rst, from 0
+  const UniqueFd fd(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat info {};
+  if (!fd.valid() || syncfs(fd.get()) != 0 || fstat(fd.get(), &info) != 0) return;
+  const auto path = fmt::format("/sys/dev/block/{}:{}/stat", major(info.st_dev), minor(info.st_dev));
+  for (unsigned look = 0, quiet = 0; look < kMostLooks && quiet < kQuietLooks; ++look) {
+    std::ifstream stat(path);
+    std::uint64_t field = 0;
+    for (int i = 0; i <= kInFlight; ++i) stat >> field;
+    if (!stat) return;  // no disk of its own: overlays, btrfs, network file systems
+    quiet = field == 0 ? quiet + 1 : 0;
+    std::this_thread::sleep_for(kBetween);
+  }
+}
 
 std::uint64_t Scratch::allocated_bytes(const std::string& directory) {
   std::uint64_t bytes = 0;

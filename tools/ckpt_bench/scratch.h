@@ -29,6 +29,10 @@ class Scratch {
   std::string yardstick() const { return directory_ + "/yardstick"; }
   /// A store that is not there. REQUIRES: no engine has it open.
   Status remove_store(Which which = Which::store);
+  Status remove_yardstick();
+  /// After something was removed, and before the disk is measured: waits until the file system has given its space back
+  /// to the disk (discard), as far as that can be seen.
+  void settle() const;
   std::uint64_t store_bytes(Which which = Which::store) const;  ///< allocated, of all its files
   /// An empty directory for somebody else's files.
   Result<std::string> fresh_directory();

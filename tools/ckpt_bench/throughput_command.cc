@@ -49,7 +49,9 @@ struct ThroughputRow {
 
 Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mapping& memory, ThroughputRow& row) {
   VARVE_TRY(check_interrupted());
+  // Each is written while the other's file is there: a disk may be slower, or faster, as long as little is on it.
   VARVE_TRY(scratch.remove_store());
+  scratch.settle();
   VARVE_TRY_ASSIGN(auto engine, Engine::open(engine_options(options.setup, options.setup.back_ends, scratch.store())));
   RegionOptions region;
   region.element_bytes = element_bytes(row.data);
@@ -69,6 +71,8 @@ Status repeat_once(const ThroughputBench& options, Scratch& scratch, const Mappi
   row.written.add(image.written_bytes);
   row.rate.add(per_second(row.bytes, image.durable_ns));
   row.written_rate.add(per_second(image.written_bytes, image.durable_ns));
+  VARVE_TRY(scratch.remove_yardstick());
+  scratch.settle();
   VARVE_TRY_ASSIGN(const DirectTiming disk, write_direct(scratch.yardstick(), image.written_bytes));
   row.disk_rate.add(per_second(image.written_bytes, disk.ns));
   const unsigned threads = engine_options(options.setup, options.setup.back_ends, scratch.store()).threads;
@@ -116,6 +120,8 @@ Result<ThroughputRow> measure(const ThroughputBench& options, DataKind data, Scr
                                                           .offset = options.setup.offset,
                                                           .huge_pages = huge_pages(options.setup)}));
   fill(memory.bytes(), data, 1);
+  VARVE_TRY(scratch.remove_yardstick());
+  VARVE_TRY(write_direct(scratch.yardstick(), options.bytes));
   for (unsigned i = 0; i < options.repetitions; ++i) {
     progress.update(i, options.repetitions, "images");
     VARVE_TRY(repeat_once(options, scratch, memory, row));

@@ -209,9 +209,7 @@ Result<DirectTiming> write_direct(const std::string& path, std::uint64_t bytes) 
   });
   if (failed != 0) return os_error("write of " + path + " failed", failed);
   if (fdatasync(fd) != 0) return os_error("flush of " + path + " failed", errno);
-  const DirectTiming timing{monotonic_ns() - begin_ns, file.direct};
-  unlink(path.c_str());
-  return timing;
+  return DirectTiming{monotonic_ns() - begin_ns, file.direct};
 }
 
 Result<DirectTiming> read_direct(const std::vector<std::string>& paths, std::uint64_t& bytes) {

@@ -55,7 +55,7 @@ struct DirectTiming {
   bool direct = true;  ///< false: the file system takes no O_DIRECT, and the page cache was used
 };
 /// Sequential writing of that many bytes to a fresh, preallocated file, a few pieces at a time, with fdatasync(2). The
-/// time begins after the preallocation, which a store does ahead of its writes too.
+/// time begins after the preallocation, which a store does ahead of its writes too. The file stays.
 Result<DirectTiming> write_direct(const std::string& path, std::uint64_t bytes);
 /// Sequential reading of a file past the page cache, a few pieces at a time.
 Result<DirectTiming> read_direct(const std::vector<std::string>& paths, std::uint64_t& bytes);
