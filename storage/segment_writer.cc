@@ -24,6 +24,7 @@ constexpr std::string_view kTemporarySuffix = ".new";
 // Preallocation never takes more than this part of what is free, and is not worth it in small steps.
 constexpr std::uint64_t kFreePart = 8;
 constexpr std::uint64_t kMinStep = std::uint64_t{1} << 20;
+constexpr std::uint64_t kKeptPart = 8;
 
 }  // namespace
 
@@ -117,6 +118,14 @@ void SegmentWriter::preallocate(std::uint64_t until) {
   }
 }
 
+void SegmentWriter::give_back() {
+  const std::uint64_t kept = round_up(std::max(options_.preallocate_bytes / kKeptPart, kMinStep), kBlockBytes);
+  if (allocated_ <= buffer_begin_ + kept) return;
+  if (!file_->truncate(buffer_begin_ + kept)) return;  // it stays until the segment is sealed
+  allocated_ = buffer_begin_ + kept;
+  next_step_ = kFirstStep;
+}
+
 Status SegmentWriter::submit_up_to(std::size_t bytes) {
   VARVE_CHECK(bytes % kIoAlignment == 0 && bytes <= fill_);
   if (bytes <= submitted_) return {};
@@ -195,6 +204,7 @@ Status SegmentWriter::sync() {
   busy_ns_ += monotonic_ns() - busy_since_ns_;
   count_disk();
   restart_buffer(offset());  // everything has ended: the same buffer again
+  give_back();
   return {};
 }
 
@@ -211,7 +221,9 @@ Status SegmentWriter::truncate() {
   VARVE_TRY(submit());
   VARVE_TRY(submit_all_held());
   VARVE_TRY(file_->drain());
-  return file_->truncate(offset());
+  VARVE_TRY(file_->truncate(offset()));
+  allocated_ = offset();
+  return {};
 }
 
 Status SegmentWriter::read_back(std::uint64_t offset, std::span<std::byte> into) {

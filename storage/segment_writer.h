@@ -54,7 +54,7 @@ class WriteBuffers {
 };
 
 struct SegmentWriterOptions {
-  std::uint64_t preallocate_bytes = 0;  ///< largest step; 0: none
+  std::uint64_t preallocate_bytes = 0;  ///< largest step; 0: none. Of it, an eighth is kept behind what was synced
 };
 
 class SegmentWriter {
@@ -101,6 +101,8 @@ class SegmentWriter {
   Status submit_held(std::uint64_t in_flight);
   Status submit_all_held();
   void preallocate(std::uint64_t until);
+  /// What was reserved for a large image is not kept for small ones.
+  void give_back();
   void restart_buffer(std::uint64_t offset);
   /// Looks whether writes are under way, and counts the time in which some are.
   void watch_disk();
@@ -117,6 +119,7 @@ class SegmentWriter {
   std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
   std::size_t fill_ = 0;
   std::size_t submitted_ = 0;  // bytes of the current buffer that were submitted or held already
+  static constexpr std::uint64_t kFirstStep = std::uint64_t{4} << 20;
   struct Held {
     std::uint64_t offset = 0;
     std::span<const std::byte> bytes;
@@ -127,7 +130,7 @@ class SegmentWriter {
   std::uint64_t busy_ns_ = 0;        // before that, not counted in the disk's speed yet
   std::uint64_t busy_bytes_ = 0;     // submitted in that time
   std::uint64_t allocated_ = 0;      // end of the preallocated part
-  std::uint64_t next_step_ = std::uint64_t{4} << 20;
+  std::uint64_t next_step_ = kFirstStep;
 };
 
 }  // namespace varve::storage

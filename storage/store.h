@@ -42,7 +42,8 @@ struct StoreOptions {
   std::uint32_t threads = 1;         ///< for compression
   std::optional<int> niceness = {};  ///< the least of the threads that compress; empty: that of who writes first
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< a segment is sealed at the first image end beyond this
-  /// Space reserved ahead of the writes, at most; 0: none. Given back when the segment is sealed.
+  /// Space reserved ahead of the writes, at most; 0: none. All but an eighth is given back after each image, the rest
+  /// when the segment is sealed.
   std::uint64_t preallocate_bytes = std::uint64_t{512} << 20;
 };
 

@@ -67,11 +67,13 @@ class LateSegment : public testing::Test {
   void SetUp() override {
     ASSERT_TRUE(io_->make_directory(kSegmentFolder).has_value());
     buffers_ = WriteBuffers::create().value();
+    begin(std::uint64_t{1} << 20);
+  }
+  void begin(std::uint64_t preallocate_bytes) {
     SegmentHeader header;
-    header.name = {1, 1};
+    header.name = {1, ++segments_};
     header.chain = "main";
-    writer_ =
-        SegmentWriter::create(late_, *buffers_, header, {}, {.preallocate_bytes = std::uint64_t{1} << 20}).value();
+    writer_ = SegmentWriter::create(late_, *buffers_, header, {}, {.preallocate_bytes = preallocate_bytes}).value();
     begin_ = writer_->offset();
   }
   void write(std::size_t bytes) {
@@ -99,6 +101,7 @@ class LateSegment : public testing::Test {
   LateIo late_{*io_, seen_};
   std::unique_ptr<WriteBuffers> buffers_;
   std::unique_ptr<SegmentWriter> writer_;
+  std::uint64_t segments_ = 0;
   std::uint64_t begin_ = 0;
   std::uint64_t pieces_ = 0;
 };
@@ -120,6 +123,32 @@ TEST_F(LateSegment, WaitsOnlyWhenAllBuffersAreFull) {
   EXPECT_EQ(seen_.ended, WriteBuffers::kInFlight);
   EXPECT_EQ(seen_.submitted, WriteBuffers::kCount);
   expect_all_written();
+}
+
+TEST_F(LateSegment, GivesBackWhatWasReservedForALargeImage) {
+  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
+  const auto length = [&] { return io_->open(writer_->name(), OpenMode::read).value()->size_bytes().value(); };
+  begin(kMost);
+  write(std::size_t{30} << 20);
+  EXPECT_GT(length(), writer_->offset() + kMost / 8) << "nothing to give back";
+  expect_all_written();
+  EXPECT_EQ(length(), writer_->offset() + kMost / 8);
+  const std::uint64_t reservations = seen_.reservations;
+  write(kPiece);
+  expect_all_written();
+  EXPECT_EQ(seen_.reservations, reservations) << "a small image has room";
+  EXPECT_LE(length(), writer_->offset() + kMost / 8);
+  write(std::size_t{30} << 20);
+  EXPECT_GT(seen_.reservations, reservations);
+  expect_all_written();
+}
+
+TEST_F(LateSegment, StaysCutWhereItWasCut) {
+  begin(std::uint64_t{64} << 20);
+  write(std::size_t{30} << 20);
+  ASSERT_TRUE(writer_->truncate().has_value());
+  expect_all_written();
+  EXPECT_EQ(io_->open(writer_->name(), OpenMode::read).value()->size_bytes().value(), writer_->offset());
 }
 
 TEST_F(LateSegment, ReadsBackWhatIsHeld) {
