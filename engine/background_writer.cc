@@ -20,8 +20,6 @@ constexpr std::size_t kFailuresMax = 64;
 constexpr std::size_t kSpareRunsMax = 256;
 /// Between looks for an image to write, which waits for that long.
 constexpr std::uint64_t kWarmUpSliceNs = 2'000'000;
-/// After an image, also where the next one waits: for the cuts that are still to come.
-constexpr std::uint64_t kWarmUpAfterImageNs = 20'000'000;
 
 }  // namespace
 
@@ -198,7 +196,7 @@ void BackgroundWriter::process(ImageJob& job) {
     queue_.pop_front();
     changed_.notify_all();
   }
-  capturer_.warm_up(kWarmUpAfterImageNs);
+  warm_up();  // for the cuts to come: what they will need, and no more, while nothing waits
   if (committed) maintenance_.go_on(writer_.line().parent, monotonic_ns() - begin_ns, [this] { return demand(); });
 }
 

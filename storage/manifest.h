@@ -89,6 +89,7 @@ struct EncodedManifest {
 
 /// REQUIRES: check_manifest(manifest).
 EncodedManifest encode_manifest_in_parts(const Manifest& manifest);
+/// The same in one piece.
 std::vector<std::byte> encode_manifest(const Manifest& manifest);
 /// Trusts nothing: every length is bounded by the payload before it is used. `corruption` says what is wrong.
 Result<Manifest> decode_manifest(std::span<const std::byte> payload);

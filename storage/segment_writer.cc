@@ -24,7 +24,7 @@ constexpr std::string_view kTemporarySuffix = ".new";
 // Preallocation never takes more than this part of what is free, and is not worth it in small steps.
 constexpr std::uint64_t kFreePart = 8;
 constexpr std::uint64_t kMinStep = std::uint64_t{1} << 20;
-constexpr std::uint64_t kKeptPart = 8;
+constexpr std::uint64_t kKeptPart = 8;  // of the largest step, behind what was synced
 
 }  // namespace
 

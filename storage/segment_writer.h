@@ -54,7 +54,7 @@ class WriteBuffers {
 };
 
 struct SegmentWriterOptions {
-  std::uint64_t preallocate_bytes = 0;  ///< largest step; 0: none. Of it, an eighth is kept behind what was synced
+  std::uint64_t preallocate_bytes = 0;  ///< largest step; 0: none. An eighth of it stays behind what was synced
 };
 
 class SegmentWriter {
@@ -119,7 +119,6 @@ class SegmentWriter {
   std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
   std::size_t fill_ = 0;
   std::size_t submitted_ = 0;  // bytes of the current buffer that were submitted or held already
-  static constexpr std::uint64_t kFirstStep = std::uint64_t{4} << 20;
   struct Held {
     std::uint64_t offset = 0;
     std::span<const std::byte> bytes;
@@ -130,6 +129,7 @@ class SegmentWriter {
   std::uint64_t busy_ns_ = 0;        // before that, not counted in the disk's speed yet
   std::uint64_t busy_bytes_ = 0;     // submitted in that time
   std::uint64_t allocated_ = 0;      // end of the preallocated part
+  static constexpr std::uint64_t kFirstStep = std::uint64_t{4} << 20;
   std::uint64_t next_step_ = kFirstStep;
 };
 

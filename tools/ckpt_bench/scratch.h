@@ -31,7 +31,7 @@ class Scratch {
   Status remove_store(Which which = Which::store);
   Status remove_yardstick();
   /// After something was removed, and before the disk is measured: waits until the file system has given its space back
-  /// to the disk (discard), as far as that can be seen.
+  /// to the disk (discard), as far as that can be seen, and for 5 s at most.
   void settle() const;
   std::uint64_t store_bytes(Which which = Which::store) const;  ///< allocated, of all its files
   /// An empty directory for somebody else's files.

@@ -282,6 +282,11 @@ TEST(Scratch, IsMadeFreshAndRemoved) {
     std::ofstream(scratch->store() + "/segments/a-1.seg") << std::string(8192, 'x');
     EXPECT_GE(scratch->store_bytes(), 8192u);
     EXPECT_EQ(scratch->segments().size(), 1u);
+    std::ofstream(scratch->yardstick()) << "x";
+    ASSERT_TRUE(scratch->remove_yardstick());
+    scratch->settle();  // on whatever file system this is
+    EXPECT_FALSE(fs::exists(scratch->yardstick()));
+    EXPECT_EQ(scratch->segments().size(), 1u);
   }
   EXPECT_FALSE(fs::exists(path));
 }
