@@ -153,7 +153,7 @@ std::shared_ptr<ImageJob> BackgroundWriter::next_job() {
     changed_.notify_all();
   }
   while (take_warm_up())
-    if (capturer_.warm_up(kWarmUpSliceNs)) warm_up();
+    if (writer_.warm_up() || capturer_.warm_up(kWarmUpSliceNs)) warm_up();
   MutexLock lock(mutex_);
   while (queue_.empty() && !stopping_) changed_.wait(mutex_);
   if (queue_.empty()) return nullptr;
@@ -161,7 +161,7 @@ std::shared_ptr<ImageJob> BackgroundWriter::next_job() {
   return queue_.front();  // it stays there until it is resolved: in flight
 }
 
-/// Waits until there is something to do. True: only staging to warm up.
+/// Waits until there is something to do. True: only memory to warm up.
 bool BackgroundWriter::take_warm_up() {
   MutexLock lock(mutex_);
   while (queue_.empty() && !stopping_ && !warming_up_) changed_.wait(mutex_);

@@ -44,7 +44,8 @@ class BackgroundWriter {
   Status start(int niceness);
   void push(std::shared_ptr<ImageJob> job) VARVE_EXCLUDES(mutex_);
 
-  /// Has staging faulted in for what the capturer expects, while no image is to be written.
+  /// Has memory faulted in for what the capturer expects, and to write from, while no image is to be written. Done at
+  /// the start as well.
   void warm_up() VARVE_EXCLUDES(mutex_);
 
   /// Images captured or being captured whose tickets are not resolved.
@@ -95,7 +96,7 @@ class BackgroundWriter {
   std::uint64_t failed_ VARVE_GUARDED_BY(mutex_) = 0;
   bool busy_ VARVE_GUARDED_BY(mutex_) = false;
   std::size_t waiting_for_idle_ VARVE_GUARDED_BY(mutex_) = 0;
-  bool warming_up_ VARVE_GUARDED_BY(mutex_) = false;
+  bool warming_up_ VARVE_GUARDED_BY(mutex_) = true;
   bool stopping_ VARVE_GUARDED_BY(mutex_) = false;
   std::vector<std::shared_ptr<TicketState>> failures_ VARVE_GUARDED_BY(mutex_);
   std::vector<tracker::PageRuns> spare_runs_ VARVE_GUARDED_BY(mutex_);

@@ -52,6 +52,9 @@ class ImageWriter {
   /// `reduced` says what changed. `dropping` set: gives up soon, with an error.
   Result<ImageResult> write(ImageJob& job, std::vector<ReducedRegion>& reduced, const std::atomic<bool>& dropping);
 
+  /// Between images: faults in a part of what they need. False when there is nothing more to do.
+  bool warm_up() { return chain_.warm_up(); }
+
   const Line& line() const { return line_; }
   void set_line(const Line& line) { line_ = line; }
 

@@ -128,6 +128,17 @@ std::optional<ChunkPlace> ChainWriterImplementation::find_stored(const ChunkName
   return place;
 }
 
+bool ChainWriterImplementation::warm_up() {
+  VARVE_CHECK(!begun_);
+  return buffers_->warm_up();
+}
+
+void ChainWriterImplementation::expect(std::uint64_t chunks) {
+  VARVE_CHECK(begun_);
+  expected_chunks_ = chunks;
+  segment_->expect(chunks * store_.chunk_bytes());
+}
+
 void ChainWriterImplementation::grow_index() {
   constexpr std::uint64_t kPart = 16;
   const std::uint64_t seen = counts_.new_chunks + counts_.reused_chunks;
@@ -136,7 +147,7 @@ void ChainWriterImplementation::grow_index() {
   // In steps, it would be built anew several times. But for chunks that turn out to be stored already it is not to
   // grow.
   if (counts_.new_chunks >= seen - seen / kPart) {
-    store_.reserve(left);
+    store_.expect(left);
     content_.names.reserve(committed_names_ + expected_chunks_);
   }
   expected_chunks_ = 0;

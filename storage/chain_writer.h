@@ -43,7 +43,8 @@ class ChainWriterImplementation final : public ChainWriter {
   Status add(const ChunkName& name, std::span<const std::byte> content, std::uint32_t element_bytes,
              const ChunkName& previous) override;
   void look_up(std::span<const ChunkName> names) override;
-  void expect(std::uint64_t chunks) override { expected_chunks_ = chunks; }
+  bool warm_up() override;
+  void expect(std::uint64_t chunks) override;
   Status confirm(const ChunkName& name, std::span<const std::byte> content) override;
   Result<Committed> commit(const Manifest& manifest) override;
   void abandon() override;

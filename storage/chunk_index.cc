@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t kShards = 64;
 constexpr std::uint64_t kSplitAt = 8192;  // entries
 constexpr std::uint32_t kFirstCapacity = 32;
+constexpr std::uint64_t kGrowingPart = 16;
 
 // A place in 64 bits: segment (19), difference (1), offset / 64 (36), slot (8). Segments count from 1, so that 0 is no
 // place.
@@ -60,7 +61,7 @@ void ChunkIndex::Shard::grow(std::uint64_t wanted) {
   VARVE_CHECK(wanted > capacity && wanted < std::uint64_t{1} << 32);
   Shard larger;
   larger.capacity = static_cast<std::uint32_t>(wanted);
-  larger.entries = std::make_unique<Entry[]>(larger.capacity);
+  larger.entries = UnforkedArray<Entry>(larger.capacity);
   for (std::uint32_t slot = 0; slot < capacity; ++slot)
     if (entries[slot].place != 0) larger.put(entries[slot]);
   *this = std::move(larger);
@@ -96,6 +97,7 @@ bool ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
     shard.grow(std::max<std::uint64_t>(kFirstCapacity, std::uint64_t{shard.capacity} * 13 / 10));
   shard.put({name, pack(place)});
   ++size_;
+  if (inserts_left_ != 0 && --inserts_left_ == 0) go_on_growing();
   return true;
 }
 
@@ -119,7 +121,7 @@ void ChunkIndex::erase_segment(std::uint32_t segment) {
   for (Shard& shard : shards_) {
     Shard kept;
     kept.capacity = shard.capacity;
-    kept.entries = std::make_unique<Entry[]>(shard.capacity);
+    kept.entries = UnforkedArray<Entry>(shard.capacity);
     for (std::uint32_t slot = 0; slot < shard.capacity; ++slot)
       if (shard.entries[slot].place != 0 && unpack(shard.entries[slot].place).segment != segment)
         kept.put(shard.entries[slot]);
@@ -131,6 +133,7 @@ void ChunkIndex::erase_segment(std::uint32_t segment) {
 void ChunkIndex::split() {
   const Shard all = std::move(shards_.front());
   shards_ = std::vector<Shard>(kShards);
+  inserts_left_ = 0;
   const std::uint64_t each = kSplitAt / kShards * 13 / 10;
   for (Shard& shard : shards_) shard.grow(each);
   for (std::uint32_t slot = 0; slot < all.capacity; ++slot) {
@@ -143,10 +146,27 @@ void ChunkIndex::split() {
 
 void ChunkIndex::reserve(std::uint64_t count) {
   if (shards_.size() == 1 && size_ + count > kSplitAt) split();
-  // Names spread evenly: a shard that gets more than its part grows as it goes.
-  const std::uint64_t each = (size_ + count) / shards_.size();
-  for (Shard& shard : shards_)
-    if (each > bound(shard.capacity)) shard.grow(std::max<std::uint64_t>(kFirstCapacity, each * 100 / 80));
+  for (Shard& shard : shards_) make_room(shard, (size_ + count) / shards_.size());
+}
+
+/// Names spread evenly: a shard that gets more than its part grows as it goes.
+void ChunkIndex::make_room(Shard& shard, std::uint64_t each) {
+  if (each <= bound(shard.capacity)) return;
+  shard.grow(std::max<std::uint64_t>(kFirstCapacity, each * 100 / 80));
+  shard.entries.fault_in();
+}
+
+void ChunkIndex::expect(std::uint64_t count) {
+  if (shards_.size() == 1 && size_ + count > kSplitAt) split();
+  expected_each_ = (size_ + count) / shards_.size();
+  inserts_a_shard_ = std::max<std::uint64_t>(1, count / kGrowingPart / shards_.size());
+  next_to_grow_ = 0;
+  go_on_growing();
+}
+
+void ChunkIndex::go_on_growing() {
+  make_room(shards_[next_to_grow_], expected_each_);
+  inserts_left_ = ++next_to_grow_ < shards_.size() ? inserts_a_shard_ : 0;
 }
 
 std::uint64_t ChunkIndex::memory_bytes() const {

@@ -16,11 +16,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/unforked_array.h"
 #include "storage/chunk_name.h"
 #include "storage/format.h"
 
@@ -66,6 +66,9 @@ class ChunkIndex {
   }
   /// Makes room for `count` more entries at once.
   void reserve(std::uint64_t count);
+  /// Announces that many more. Room for all of them is made in one step for each shard, and for one shard after the
+  /// other while the first sixteenth of them comes: nobody waits for all of that memory at once.
+  void expect(std::uint64_t count);
 
   std::uint64_t size() const { return size_; }
   std::uint64_t memory_bytes() const;
@@ -79,7 +82,7 @@ class ChunkIndex {
   };
   static_assert(sizeof(Entry) == 24);
   struct Shard {
-    std::unique_ptr<Entry[]> entries;
+    UnforkedArray<Entry> entries;
     std::uint32_t capacity = 0;
     std::uint32_t size = 0;
 
@@ -103,9 +106,17 @@ class ChunkIndex {
   const Shard& shard_of(const ChunkName& name) const { return shards_[name.high & (shards_.size() - 1)]; }
   Shard& shard_of(const ChunkName& name) { return shards_[name.high & (shards_.size() - 1)]; }
   void split();
+  static void make_room(Shard& shard, std::uint64_t each);
+  void go_on_growing();
 
   std::vector<Shard> shards_;  // 1, or kShards
   std::uint64_t size_ = 0;
+
+  // What is expected.
+  std::uint64_t expected_each_ = 0;    // entries of a shard
+  std::uint64_t inserts_a_shard_ = 0;  // between two shards that grow
+  std::uint64_t inserts_left_ = 0;     // until the next one does; 0: none is to
+  std::size_t next_to_grow_ = 0;
 };
 
 template <class Accept>

@@ -25,6 +25,10 @@ constexpr std::string_view kTemporarySuffix = ".new";
 constexpr std::uint64_t kFreePart = 8;
 constexpr std::uint64_t kMinStep = std::uint64_t{1} << 20;
 constexpr std::uint64_t kKeptPart = 8;  // of the largest step, behind what was synced
+// Each step waits for all that is in flight. A part of what is expected to begin with costs a large image less of that,
+// and one that turns out smaller little.
+constexpr std::uint64_t kFirstPart = 64;
+constexpr std::uint64_t kLargestFirstStep = std::uint64_t{64} << 20;
 
 }  // namespace
 
@@ -36,6 +40,13 @@ Result<std::unique_ptr<WriteBuffers>> WriteBuffers::create() {
 }
 
 WriteBuffers::~WriteBuffers() { munmap(memory_, kBytes * kCount); }
+
+bool WriteBuffers::warm_up() {
+  // The first use says what is wrong.
+  if (warm_bytes_ == kBytes * kCount || !populate(memory_ + warm_bytes_, kHugePageBytes)) return false;
+  warm_bytes_ += kHugePageBytes;
+  return true;
+}
 
 SegmentWriter::SegmentWriter(Io& io, WriteBuffers& buffers, std::string name, const SegmentWriterOptions& options)
     : io_(io), name_(std::move(name)), options_(options), buffers_(buffers) {}
@@ -70,6 +81,11 @@ void SegmentWriter::restart_buffer(std::uint64_t offset) {
   buffer_begin_ = offset;
   fill_ = 0;
   submitted_ = 0;
+}
+
+void SegmentWriter::expect(std::uint64_t bytes) {
+  const std::uint64_t first = round_down(std::min(bytes / kFirstPart, kLargestFirstStep), kBlockBytes);
+  next_step_ = std::max(next_step_, std::min(first, options_.preallocate_bytes));
 }
 
 Result<std::span<std::byte>> SegmentWriter::room(std::size_t bytes) {

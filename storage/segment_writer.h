@@ -34,9 +34,9 @@ namespace varve::storage {
 /// copied within the fork). Outlives the SegmentWriters that use it, so that it stays warm.
 class WriteBuffers {
  public:
-  static constexpr std::size_t kBytes = std::size_t{512} << 10;
-  static constexpr std::size_t kCount = 16;
-  static constexpr std::size_t kInFlight = 10;
+  static constexpr std::size_t kBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kCount = 12;
+  static constexpr std::size_t kInFlight = 8;
 
   static Result<std::unique_ptr<WriteBuffers>> create();
   ~WriteBuffers();
@@ -44,12 +44,15 @@ class WriteBuffers {
   WriteBuffers& operator=(const WriteBuffers&) = delete;
 
   std::span<std::byte> at(std::size_t index) { return {memory_ + index * kBytes, kBytes}; }
+  /// Faults in a part of it, in some ms at most. False when all of it is, or can't be. REQUIRES: nothing is in it.
+  bool warm_up();
   /// Of the disk that they are written to.
   DiskSpeed& disk_speed() { return disk_speed_; }
 
  private:
   explicit WriteBuffers(std::byte* memory) : memory_(memory) {}
   std::byte* memory_;
+  std::size_t warm_bytes_ = 0;
   DiskSpeed disk_speed_;
 };
 
@@ -72,6 +75,8 @@ class SegmentWriter {
   static constexpr std::size_t kMaxRoom = std::size_t{128} << 10;
 
   const std::string& name() const { return name_; }
+  /// At most about so many bytes come until the next sync().
+  void expect(std::uint64_t bytes);
   /// Where the next byte goes.
   std::uint64_t offset() const { return buffer_begin_ + fill_; }
   /// Memory at the current offset for `bytes` that are written in place, then advance()d over.

@@ -328,9 +328,9 @@ void StoreImplementation::find_reusable(std::span<const ChunkName> names, std::u
         names[i], [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS { return reusable(place, own); });
 }
 
-void StoreImplementation::reserve(std::uint64_t chunks) {
+void StoreImplementation::expect(std::uint64_t chunks) {
   const MutexLock lock(mutex_);
-  index_.reserve(chunks);
+  index_.expect(chunks);
 }
 
 SegmentView StoreImplementation::view(std::uint32_t ordinal) {

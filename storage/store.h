@@ -10,7 +10,8 @@
 // exclusively to unlink.
 //
 // Threads: Store may be used from any thread, also beside its ChainWriters; a ChainWriter by one thread at a time.
-// A Store must outlive its ChainWriters.
+// A Store must outlive its ChainWriters. In a child that the process forks nothing of it may be called but destructors:
+// the index is not inherited (base/unforked_array.h).
 #pragma once
 
 #include <cstddef>
@@ -101,6 +102,9 @@ class ChainWriter {
   /// were dropped since.
   virtual std::uint64_t next_number() const = 0;
 
+  /// Between images, while nothing waits: faults in a part of the memory that is written from. False when there is
+  /// nothing more to do.
+  virtual bool warm_up() = 0;
   /// Starts an image.
   virtual Status begin() = 0;
   /// Makes sure that the image can name this chunk: reuses a durable one of that name (or one of this image), else
@@ -113,7 +117,8 @@ class ChainWriter {
   /// effect but on speed; names beyond kLookUpMost are left to add().
   virtual void look_up(std::span<const ChunkName> names) = 0;
   static constexpr std::size_t kLookUpMost = 32;
-  /// How many chunks this image may add, about: the index grows at once, where most turn out to be new.
+  /// How many chunks this image may add, about: space is reserved in larger steps, and the index grows in one step,
+  /// where most turn out to be new. REQUIRES: begin() called.
   virtual void expect(std::uint64_t chunks) = 0;
   /// With verify_on_dedup: compares the stored chunk of that name with these bytes; `corruption` when they differ.
   /// Otherwise does nothing.

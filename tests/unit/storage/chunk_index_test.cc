@@ -115,5 +115,27 @@ TEST(ChunkIndex, ReservesForWhatIsComing) {
   EXPECT_LE(index.memory_bytes(), reserved * 105 / 100);
 }
 
+TEST(ChunkIndex, GrowsALittleAtATimeForWhatIsExpected) {
+  test::Random random(1);
+  ChunkIndex index;
+  for (std::uint64_t count = 1; count <= 40'000; ++count) index.insert(name(random), place(1, count));
+  index.expect(600'000);
+  std::uint64_t before = index.memory_bytes();
+  EXPECT_LE(before, 42U * 40'000);
+  std::uint64_t most = 0;
+  std::uint64_t count = 0;
+  for (; count < 600'000 / 8; ++count) {
+    index.insert(name(random), place(2, count));
+    most = std::max(most, index.memory_bytes() - before);
+    before = index.memory_bytes();
+  }
+  EXPECT_LE(most, 40U * 640'000 / 64) << "more than a shard at a time";
+  const std::uint64_t reserved = before;
+  EXPECT_GE(reserved, 24U * 640'000) << "not all of it is there yet";
+  for (; count < 600'000; ++count) index.insert(name(random), place(2, count));
+  EXPECT_LE(index.memory_bytes(), reserved * 105 / 100);
+  EXPECT_EQ(index.size(), 640'000U);
+}
+
 }  // namespace
 }  // namespace varve::storage

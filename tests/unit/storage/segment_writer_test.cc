@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/segment_writer.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include <gtest/gtest.h>
@@ -62,6 +64,9 @@ class LateIo final : public ForwardingIo {
   Seen& seen_;
 };
 
+/// Buffers that are full while as many as may be are in flight and one is being filled.
+constexpr std::size_t kHeld = WriteBuffers::kCount - WriteBuffers::kInFlight - 1;
+
 class LateSegment : public testing::Test {
  protected:
   void SetUp() override {
@@ -107,12 +112,12 @@ class LateSegment : public testing::Test {
 };
 
 TEST_F(LateSegment, HasSomeBuffersWrittenAndFillsTheOthers) {
-  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes + kPiece);
+  write((WriteBuffers::kInFlight + kHeld) * WriteBuffers::kBytes + kPiece);
   EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight);
   EXPECT_EQ(seen_.ended, 0U) << "it waited";
   seen_.ended = WriteBuffers::kInFlight;
   write(kPiece);
-  EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight + 4) << "what is full follows at once";
+  EXPECT_EQ(seen_.submitted, WriteBuffers::kInFlight + kHeld) << "what is full follows at once";
   expect_all_written();
 }
 
@@ -143,6 +148,44 @@ TEST_F(LateSegment, GivesBackWhatWasReservedForALargeImage) {
   expect_all_written();
 }
 
+TEST_F(LateSegment, ReservesMoreAtOnceForALargeImageThatIsExpected) {
+  begin(std::uint64_t{64} << 20);
+  writer_->expect(std::uint64_t{1} << 20);
+  write(std::size_t{30} << 20);
+  expect_all_written();
+  const std::uint64_t before = seen_.reservations;
+  EXPECT_GE(before, 3U);
+  begin(std::uint64_t{64} << 20);
+  writer_->expect(std::uint64_t{2} << 30);
+  write(std::size_t{30} << 20);
+  EXPECT_EQ(seen_.reservations, before + 1);
+  pieces_ = 0;  // the content that is looked at is that of this segment
+}
+
+TEST_F(LateSegment, FaultsItsBuffersInBetweenImages) {
+  const auto in_memory = [&] {
+    std::size_t pages = 0;
+    std::vector<unsigned char> seen(WriteBuffers::kBytes / 4096);
+    for (std::size_t i = 0; i < WriteBuffers::kCount; ++i) {
+      EXPECT_EQ(mincore(buffers_->at(i).data(), WriteBuffers::kBytes, seen.data()), 0);
+      pages +=
+          static_cast<std::size_t>(std::ranges::count_if(seen, [](unsigned char page) { return (page & 1) != 0; }));
+    }
+    return pages;
+  };
+  EXPECT_EQ(in_memory(), 0U);
+  write(3 * kPiece);
+  expect_all_written();
+  EXPECT_TRUE(buffers_->warm_up());
+  write(kPiece);
+  expect_all_written();
+  while (buffers_->warm_up()) {
+  }
+  EXPECT_EQ(in_memory(), WriteBuffers::kCount * WriteBuffers::kBytes / 4096);
+  write(kPiece);
+  expect_all_written();
+}
+
 TEST_F(LateSegment, StaysCutWhereItWasCut) {
   begin(std::uint64_t{64} << 20);
   write(std::size_t{30} << 20);
@@ -152,7 +195,7 @@ TEST_F(LateSegment, StaysCutWhereItWasCut) {
 }
 
 TEST_F(LateSegment, ReadsBackWhatIsHeld) {
-  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes);
+  write((WriteBuffers::kInFlight + kHeld) * WriteBuffers::kBytes);
   std::vector<std::byte> content(kPiece);
   for (const std::uint64_t piece : {std::uint64_t{0}, pieces_ / 2, pieces_ - 1}) {
     ASSERT_TRUE(writer_->read_back(begin_ + piece * kPiece, content).has_value());
@@ -164,7 +207,7 @@ TEST_F(LateSegment, TakesBackWhatIsHeld) {
   write(WriteBuffers::kBytes);
   ASSERT_TRUE(writer_->sync().has_value());
   const std::uint64_t kept = pieces_;
-  write((WriteBuffers::kInFlight + 4) * WriteBuffers::kBytes);
+  write((WriteBuffers::kInFlight + kHeld) * WriteBuffers::kBytes);
   ASSERT_TRUE(writer_->rewind(begin_ + kept * kPiece).has_value());
   pieces_ = kept;
   write((WriteBuffers::kCount + 2) * WriteBuffers::kBytes);
