@@ -22,7 +22,11 @@ StagedStream::StagedStream(std::shared_ptr<StagingPool> pool, std::shared_ptr<Ca
   filled_.reserve(64);
 }
 
-StagedStream::~StagedStream() { discard(); }
+StagedStream::~StagedStream() {
+  discard();
+  // In a child of the program: the thread that reads ahead is not there, and can't be waited for.
+  if (getpid() != owner_) static_cast<void>(live_.release());
+}
 
 void StagedStream::publish(const Extent& extent) {
   {
@@ -91,8 +95,14 @@ Result<std::optional<CapturedPiece>> StagedStream::next() {
 
 void StagedStream::end() {
   at_end_ = true;
-  live_.reset();
+  end_live();
   if (holder_ != nullptr) holder_->let_go();
+}
+
+void StagedStream::end_live() {
+  live_.reset();
+  if (live_memory_) pool_->release(*live_memory_);
+  live_memory_.reset();
 }
 
 Status StagedStream::advance() {
@@ -115,9 +125,12 @@ Status StagedStream::advance() {
 }
 
 Status StagedStream::begin_held() {
-  read_live_ = live_ != nullptr;
+  read_live_ = unread_live_ != nullptr;
   if (!read_live_) return holder_->ask(holder_->spans());
-  live_->begin(holder_->spans());
+  static_assert(LiveReadAhead::kMemoryBytes <= kExtentBytes);
+  live_memory_ = pool_->try_acquire();
+  live_ = std::make_unique<LiveReadAhead>(std::move(unread_live_), holder_->spans(),
+                                          live_memory_ ? live_memory_->memory : nullptr);
   return {};
 }
 
@@ -130,7 +143,7 @@ Status StagedStream::take_live() {
     return {};
   }
   auto rest = live_->take_rest();
-  live_.reset();
+  end_live();
   return holder_->ask(std::move(rest));
 }
 
@@ -140,7 +153,7 @@ bool StagedStream::take_staged() {
   while (taken_ == filled_.size() && !finished_) changed_.wait(mutex_);
   if (taken_ == filled_.size()) {
     holder_ = std::move(finished_holder_);
-    live_ = std::move(finished_live_);
+    unread_live_ = std::move(finished_live_);
     return false;
   }
   current_ = filled_[taken_++];

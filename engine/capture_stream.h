@@ -19,6 +19,7 @@
 #include "engine/capture_cost.h"
 #include "engine/capture_extent.h"
 #include "engine/fork_holder.h"
+#include "engine/live_read_ahead.h"
 #include "engine/live_reader.h"
 #include "engine/staging.h"
 
@@ -48,6 +49,7 @@ class StagedStream final : public CaptureStream {
   Status begin_held();
   Status take_live();
   void end();
+  void end_live();
 
   const pid_t owner_;
   const std::shared_ptr<StagingPool> pool_;
@@ -64,7 +66,9 @@ class StagedStream final : public CaptureStream {
 
   // The consumer's own.
   std::unique_ptr<ForkHolder> holder_;
-  std::unique_ptr<LiveReader> live_;  // while there is more to read in place
+  std::unique_ptr<LiveReader> unread_live_;
+  std::optional<Extent> live_memory_;    // staging that nobody needs, warm as it is
+  std::unique_ptr<LiveReadAhead> live_;  // while there is more to read in place
   CapturedPiece live_piece_;
   std::uint64_t live_bytes_ = 0;
   bool read_live_ = false;

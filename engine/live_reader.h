@@ -3,7 +3,7 @@
 // LiveReader: reads the memory of a forked cut where the program has it, while the program goes on.
 //
 //     expect_fork()     within the stall, right before the fork: written pages become clean
-//     next()            background: copies a block, then asks which of its pages changed
+//     read()            background: copies a block, then asks which of its pages changed
 //     take_rest()       background: those, which the holder has
 //
 // A page that the program has not written since the fork is the one that the holder shares: copying it here gives the
@@ -13,13 +13,12 @@
 //
 // Memory is read under the mutex under which unprotect() ends a region; which is why it must stay mapped until then.
 //
-// Threads: expect_fork() by the thread that cuts, all else by one consumer.
+// Threads: expect_fork() by the thread that cuts, all else by one thread at a time (LiveReadAhead).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -28,13 +27,20 @@
 #include "engine/capture.h"
 #include "engine/mapping.h"
 #include "engine/region.h"
-#include "storage/aligned_buffer.h"
 #include "tracker/tracker.h"
 
 namespace varve {
 
 class LiveReader {
  public:
+  /// What is read together, kBlockBytes: the caller's memory, and the unchanged pieces in it, ascending within a
+  /// region. They are named and written from the cache of the second level, which much more would leave.
+  struct Block {
+    std::byte* memory = nullptr;
+    std::vector<CapturedPiece> pieces;
+  };
+  static constexpr std::size_t kBlockBytes = std::size_t{256} << 10;
+
   /// `touching`: held while memory of regions is read. Regions as the spans number them.
   LiveReader(Mutex& touching, std::uint64_t epoch, std::uint32_t chunk_bytes)
       : touching_(touching), epoch_(epoch), chunk_bytes_(chunk_bytes) {}
@@ -42,10 +48,10 @@ class LiveReader {
 
   /// REQUIRES: the regions of the spans were cut for this epoch, and fork(2) follows within the same stall.
   void expect_fork(std::span<const MemorySpan> held);
-  /// What next() reads. Once.
+  /// What read() reads. Once.
   void begin(std::vector<MemorySpan> held);
-  /// The next piece, ascending within a region, valid until the next call; empty at the end.
-  std::optional<CapturedPiece> next();
+  /// Replaces what is in the block by the next pieces, one at least. False at the end.
+  bool read(Block& block);
   /// After the end: what the holder has to give; ascending within a region.
   std::vector<MemorySpan> take_rest();
 
@@ -59,8 +65,8 @@ class LiveReader {
 
   /// Divides the next 2 MiB into what is unchanged (window_) and the rest; false at the end.
   bool open_window();
-  /// Copies the next of the window's parts, and keeps those that are unchanged afterwards (block_).
-  void read_block();
+  /// Copies the next of the window's parts, and keeps those that are unchanged afterwards.
+  void read_block(Block& block);
   /// Looks for changes in the chunks that these addresses cover.
   void look_at(const Part& cover) VARVE_REQUIRES(touching_);
   void mark(std::uintptr_t begin, std::uintptr_t end);
@@ -82,15 +88,12 @@ class LiveReader {
   std::vector<MemorySpan> spans_;
   std::size_t span_ = 0;  // the current one
   std::size_t done_ = 0;  // bytes of it that were divided
-  MemorySpan current_;    // that of window_ and block_
+  MemorySpan current_;    // that of window_
   std::vector<Part> window_;
   std::size_t window_at_ = 0;
-  std::vector<Copied> block_;
-  std::size_t block_at_ = 0;
   std::vector<MemorySpan> rest_;
 
   // Kept, so that no block allocates.
-  storage::AlignedBuffer buffer_;
   std::vector<Copied> copied_;
   tracker::PageRuns changes_;
   std::uint64_t first_chunk_ = 0;  // of chunk_changed_

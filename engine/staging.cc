@@ -136,6 +136,14 @@ Extent StagingPool::acquire(StagingStall& stall) {
   }
 }
 
+std::optional<Extent> StagingPool::try_acquire() {
+  MutexLock lock(mutex_);
+  if (free_.empty()) return {};
+  const std::uint32_t index = free_.back();
+  free_.pop_back();
+  return Extent{memory_of(index), 0, 0};
+}
+
 void StagingPool::release(const Extent& extent) {
   const auto index = static_cast<std::size_t>(extent.memory - memory_) / kExtentBytes;
   VARVE_CHECK(index < reserved_extents_);

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/mutex.h"
@@ -50,6 +51,8 @@ class StagingPool {
   void begin_cut(std::uint64_t bytes);
   /// An empty extent. Waits for release() when the bound is reached.
   Extent acquire(StagingStall& stall);
+  /// One that is warm and free now, if any. Any thread.
+  std::optional<Extent> try_acquire();
   void release(const Extent& extent);
   /// Background: faults in what recent cuts needed, at most for about `budget_ns`; gives back what none needed for
   /// long. False when there is nothing more to do.

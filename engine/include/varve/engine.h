@@ -84,8 +84,9 @@ struct Options {
   bool favour_size = false;
   /// Compare stored bytes before trusting a chunk's name. For programs whose memory an enemy may shape. Slower.
   bool verify_on_dedup = false;
-  /// Threads that reduce and compress in the background, and that unpack for a lazy restore. 0: one. An eager restore,
-  /// which the program waits for, takes all processors that the calling thread may use.
+  /// Threads that reduce and compress in the background, and that unpack for a lazy restore. 0: one. One more reads
+  /// memory while a large image is captured by fork, and the thread that opened the engine had a second processor. An
+  /// eager restore, which the program waits for, takes all processors that the calling thread may use.
   std::uint32_t threads = 0;
   /// Niceness of these threads and of those that write, added to that of the thread that opens the engine: 0 (as the
   /// program) to 19. What the program itself does for a checkpoint, and what it waits for in restore(), is not in it.

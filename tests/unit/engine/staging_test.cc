@@ -123,6 +123,19 @@ TEST(Staging, warms_up_for_a_cut_that_was_announced) {
   EXPECT_LE(pool->warm_bytes(), 24 * kMiB) << "less is no reason to give back";
 }
 
+TEST(Staging, lends_what_is_warm_and_free_and_no_more) {
+  const auto pool = make(64 * kMiB, 4 * kMiB);
+  const auto first = pool->try_acquire();
+  const auto second = pool->try_acquire();
+  ASSERT_TRUE(first && second);
+  EXPECT_NE(first->memory, second->memory);
+  EXPECT_FALSE(pool->try_acquire());
+  EXPECT_EQ(pool->warm_bytes(), 4 * kMiB);
+  EXPECT_EQ(pool->in_use_bytes(), 4 * kMiB);
+  pool->release(*first);
+  EXPECT_TRUE(pool->try_acquire());
+}
+
 TEST(Staging, gives_back_what_no_cut_needed_for_long) {
   const auto pool = make(64 * kMiB, 4 * kMiB);
   pool->begin_cut(40 * kMiB);
