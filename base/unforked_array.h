@@ -15,7 +15,6 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <new>
 #include <type_traits>
 #include <utility>
 

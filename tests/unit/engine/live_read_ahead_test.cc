@@ -5,14 +5,9 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
-#include <thread>
-
 #include <gtest/gtest.h>
 
 #include "engine/capture.h"
-#include "tests/support/random.h"
 #include "tests/unit/engine/live_reader_test_support.h"
 
 namespace varve {
@@ -71,18 +66,7 @@ TEST_P(LiveReadAheadTest, DropsWhatAnotherThreadWritesMeanwhile) {
   SKIP_WHERE_NO_TRACKER_TELLS();
   cut_and_fork();
   begin_ahead(GetParam());
-  std::atomic<bool> stop = false;
-  std::thread writer([this, &stop] {
-    test::Random random(1);
-    volatile std::byte* const memory = at(0).memory.get();
-    while (!stop) {
-      const std::size_t place = random.below(16 * kMiB);
-      memory[place] = static_cast<std::byte>(random.next());
-    }
-  });
-  read_all();
-  stop = true;
-  writer.join();
+  read_all_while_another_thread_writes(at(0));
 }
 
 TEST_P(LiveReadAheadTest, TouchesNothingOfARegionThatEnded) {

@@ -6,9 +6,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
-#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -237,18 +235,7 @@ TEST_F(LiveReaderTest, DropsWhatAnotherThreadWritesMeanwhile) {
   SKIP_WHERE_NO_TRACKER_TELLS();
   cut_and_fork();
   begin();
-  std::atomic<bool> stop = false;
-  std::thread writer([this, &stop] {
-    test::Random random(1);
-    volatile std::byte* const memory = at(0).memory.get();
-    while (!stop) {
-      const std::size_t place = random.below(16 * kMiB);
-      memory[place] = static_cast<std::byte>(random.next());
-    }
-  });
-  read_all();
-  stop = true;
-  writer.join();
+  read_all_while_another_thread_writes(at(0));
 }
 
 /// Random regions, spans and writes, on a fixture of its own per seed.

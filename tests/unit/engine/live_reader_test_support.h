@@ -6,11 +6,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -19,6 +21,7 @@
 #include "engine/live_read_ahead.h"
 #include "engine/live_reader.h"
 #include "tests/support/memory_sharer.h"
+#include "tests/support/random.h"
 #include "tests/unit/engine/capture_test_support.h"
 
 namespace varve::live_reader_test {
@@ -154,6 +157,17 @@ class LiveReaderTest : public testing::Test {
       const auto chunks = chunks_of(from, reinterpret_cast<std::uintptr_t>(span.begin), span.bytes);
       EXPECT_EQ(from.fates.substr(chunks.first, chunks.count).find('.'), Fates::npos) << "not all of it came";
     }
+  }
+  void read_all_while_another_thread_writes(Protected& written) {
+    std::atomic<bool> stop = false;
+    std::thread writer([&written, &stop] {
+      test::Random random(1);
+      volatile std::byte* const memory = written.memory.get();
+      while (!stop) memory[random.below(written.memory.bytes())] = static_cast<std::byte>(random.next());
+    });
+    read_all();
+    stop = true;
+    writer.join();
   }
   Protected& at(std::uint32_t number) { return *std::next(regions_.begin(), number); }
 
