@@ -3,10 +3,17 @@
 // With a thread and without, the same comes: what the child holds, in order, and once.
 #include "engine/live_read_ahead.h"
 
+#include <sched.h>
 #include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 
+#include "base/processors.h"
 #include "engine/capture.h"
 #include "tests/unit/engine/live_reader_test_support.h"
 
@@ -107,6 +114,46 @@ TEST_P(LiveReadAheadTest, ReadsIntoMemoryThatItIsGiven) {
   const auto piece = ahead.next();
   ASSERT_TRUE(piece.has_value());
   EXPECT_EQ(piece->content.data(), memory.data());
+}
+
+/// How many threads of this process have that name.
+std::size_t threads_named(const std::string& name) {
+  std::size_t count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string comm;
+    std::ifstream(task.path() / "comm") >> comm;
+    count += comm == name ? 1U : 0U;
+  }
+  return count;
+}
+
+TEST_F(LiveReaderTest, AThreadReadsAheadWhereThereIsMuchAndASecondProcessor) {
+  add(16 * kMiB);
+  add(4 * kMiB);
+  SKIP_WHERE_NO_TRACKER_TELLS();
+  const auto threads = [this](std::uint32_t region) {
+    spans_.clear();
+    hold(region, {0, at(region).region->grid.count()});
+    cut_and_fork();
+    begin_ahead(Ahead::automatic);
+    at(region).fates.assign(at(region).fates.size(), '.');
+    at(region).last_end = 0;
+    EXPECT_TRUE(read_one());
+    const std::size_t named = threads_named("varve-reader");
+    ahead_.reset();
+    while (threads_named("varve-reader") != 0) std::this_thread::yield();  // one that was joined is listed a while yet
+    return named;
+  };
+  EXPECT_EQ(threads(0), usable_processors() > 1 ? 1U : 0U);
+  EXPECT_EQ(threads(1), 0U) << "too little";
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<std::size_t>(sched_getcpu()), &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  EXPECT_EQ(threads(0), 0U) << "one processor";
+  ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 }
 
 // The thread is not there in a child that the program forks, and a mutex may be held for ever.
