@@ -44,7 +44,7 @@ bool Pending::since(std::uint64_t epoch, PageRange range, PageRuns& pages) {
   if (cut == nullptr || whole_ >= cut->stamp) return false;
   const std::size_t end = page_number(range.end);
   for (std::size_t page = bits_.next_set(page_number(range.begin)); page < end; page = bits_.next_set(page + 1)) {
-    if (stamps_[page] < cut->stamp) continue;
+    if (stamps_[page] < cut->fork) continue;
     const std::uintptr_t begin = range_.begin + page * page_bytes();
     pages.push_back({begin, begin + page_bytes()});
   }
@@ -71,7 +71,13 @@ void Pending::begin_cut(std::uint64_t epoch) {
   last_cut_ = sequence_;
   last_epoch_ = epoch;
   ++cuts_;
-  recent_[cuts_ % kCutsKept] = {.epoch = epoch, .number = cuts_, .stamp = last_cut_};
+  recent_[cuts_ % kCutsKept] = {.epoch = epoch, .number = cuts_, .stamp = last_cut_, .fork = last_cut_};
+}
+
+void Pending::begin_fork(std::uint64_t epoch) {
+  if (epoch != last_epoch_) return;
+  advance();
+  recent_[cuts_ % kCutsKept].fork = sequence_;
 }
 
 const Pending::Cut* Pending::find(std::uint64_t epoch) const {

@@ -3,8 +3,8 @@
 // Pending: the pages of one Tracking that lost their written mark, or never had one, and that no committed image holds
 // yet. Order is all that matters, so every page carries a stamp, and so do cuts and cools:
 //
-//     sequence_   even; grows by 2 at every cut and at the start of every cool
-//     cut         its stamp is the new sequence_
+//     sequence_   even; grows by 2 at every cut, before every fork, and at the start of every cool
+//     cut, fork   its stamp is the new sequence_
 //     report      stamp = sequence_, so not below the last cut's and below the next one's; one more (odd) if our own
 //                 cool reported it and no uncommitted cut is older than that: only those may be settled
 //
@@ -46,7 +46,10 @@ class Pending {
   void report_whole() { whole_ = sequence_; }
   /// The same for pages that are suspects of the cut of that epoch, the last one: its commit drops them.
   void report_suspects(PageRange pages, std::uint64_t epoch);
-  /// Appends the pages of `range` that were reported after the cut of that epoch. False: all of them, or not known.
+  /// A fork follows, within the stall of that cut, the last one: for since(), what was reported up to here was before.
+  void begin_fork(std::uint64_t epoch);
+  /// Appends the pages of `range` that were reported after the cut of that epoch, or after the fork that followed it.
+  /// False: all of them, or not known.
   bool since(std::uint64_t epoch, PageRange range, PageRuns& pages);
 
   /// REQUIRES: epoch is above that of every earlier cut.
@@ -76,6 +79,7 @@ class Pending {
     std::uint64_t epoch = 0;
     std::uint64_t number = 0;
     std::uint32_t stamp = 0;  // 0: none
+    std::uint32_t fork = 0;   // the stamp of the fork that followed it, or its own
   };
   static constexpr std::size_t kCutsKept = 64;  // an older cut that is committed late drops nothing, which is safe
   static constexpr std::uint32_t kLastSequence = 0xFFFF'FF00;

@@ -173,6 +173,10 @@ bool TrackingImpl::expect_fork(std::uint64_t epoch) {
     if (!seen.has_value() || *seen == Seen::lost) return false;  // the next cut finds it too, and mends it
     at = slice.end;
   }
+  // What a cool reported since the cut, the child will hold. By the gate, none is between its marks and its report.
+  const GateShared gate(service_.gate());
+  MutexLock lock(mutex_);
+  pending_.begin_fork(epoch);
   return true;
 }
 

@@ -168,6 +168,19 @@ TEST_P(TrackerFork, NamesStoresThatWereCooledSince) {
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages({5}));
 }
 
+TEST_P(TrackerFork, NamesNothingThatWasCooledBetweenTheCutAndTheFork) {
+  Tracked tracked(memory_, memory_.range(), kind());
+  tracked.cut();
+  tracked.cool();  // the first one protects all
+  EXPECT_TRUE(tracked->expect_fork(tracked.epoch()));
+  fork();
+  EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages());
+  memory_.write(6);
+  EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages({6}));
+  tracked->committed(tracked.epoch());
+  EXPECT_TRUE(tracked.cut().contains(6));
+}
+
 TEST_P(TrackerFork, NamesStoresThatAnotherTrackingCooledOrCutForAForkOfItsOwn) {
   Tracked tracked(memory_, memory_.range(), kind());
   tracked.arm();

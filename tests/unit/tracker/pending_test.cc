@@ -206,6 +206,30 @@ TEST_F(PendingTest, TellsWhatWasReportedAfterACut) {
   EXPECT_EQ(pages, PageRuns());
 }
 
+TEST_F(PendingTest, TellsWhatWasReportedAfterTheForkThatFollowedACut) {
+  pending_.begin_cut(2);
+  pending_.begin_cool();
+  pending_.report(run(1, 3), Reporter::own_cool);
+  pending_.begin_fork(2);
+  PageRuns pages;
+  EXPECT_TRUE(pending_.since(2, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns());
+  pending_.report(run(2, 3), Reporter::own_cool);
+  pending_.begin_cut(3);
+  pending_.report_suspects(run(5, 7), 3);
+  pending_.begin_fork(3);
+  EXPECT_TRUE(pending_.since(2, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns({run(2, 3), run(5, 6), run(6, 7)}));
+  pages.clear();
+  EXPECT_TRUE(pending_.since(3, run(0, kPages), pages));
+  EXPECT_EQ(pages, PageRuns());
+  pending_.committed(2);
+  for (std::optional<std::size_t> from = 0; from.has_value();) from = pending_.drop_committed(*from, kPages);
+  PageRuns suspects;
+  pending_.merge({}, suspects);
+  EXPECT_EQ(suspects, PageRuns({run(1, 3), run(5, 7)})) << "a report within a cut's stall is of the next one";
+}
+
 TEST_F(PendingTest, TellsSuspectsOfALaterCutFromTheOlderOneOn) {
   pending_.begin_cut(2);
   pending_.begin_cut(3);
