@@ -145,6 +145,9 @@ std::vector<ChunkRange> Cooler::compare(const Region& region, const Exclusions& 
   const std::uint64_t at_once = std::max<std::uint64_t>(1, kCompareBytes / region.grid.chunk_bytes());
   for (const auto& run : chunks) {
     for (std::uint64_t first = run.first; first < run.end(); first += at_once) {
+      // A newer cut has listed what is pending, and its commit ends that: reading on would spare nothing. And what is
+      // read is pinned, which makes a fork copy it, or copied if it is shared with a holder (fork_holder.h).
+      if (newest_epoch_.load() != region.committed.cooled_after_epoch) return equal;
       const ChunkRange part{first, std::min(at_once, run.end() - first)};
       const auto extent = region.grid.extent(part);
       buffer_.resize(extent.bytes);

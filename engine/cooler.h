@@ -7,7 +7,8 @@
 // this one inherit. An image that is in flight may hold the page with another content (it was B at that cut, and A
 // again now, and A is what is committed): calling it settled would let B stand for ever. So a page is compared only
 // when every cut that was made before it was protected has been resolved; a cut made afterwards either finds the page
-// as it is, or written, and a written page is a suspect anyway.
+// as it is, or written, and a written page is a suspect anyway. Comparing ends with the next cut, which has listed the
+// rest of them.
 //
 // Threads: used by the background writer; the cooling mutex is held while a region's memory is touched, so that
 // unprotect() can wait for that.

@@ -56,6 +56,8 @@ class EngineImplementation {
   Status touch(const void* address, std::size_t bytes);
   Result<Ticket> checkpoint(const CheckpointOptions& options);
   Status wait();
+  /// For tests: until nothing is done in the background any more, the cooling behind the last image included.
+  void wait_idle() { writer_->wait_idle(); }
   Result<bool> restore_if_any(const RestoreOptions& options = {});
   Result<ImageInfo> restore(std::string_view image, const RestoreOptions& options = {});
   Status wait_restored();

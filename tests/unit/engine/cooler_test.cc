@@ -133,6 +133,19 @@ TEST_F(CoolerTest, compares_nothing_while_an_image_that_was_cut_before_is_in_fli
   EXPECT_EQ(tracking_->cools, 1) << "the pages of the last cool() are settled before the next one";
 }
 
+TEST_F(CoolerTest, compares_nothing_once_a_newer_cut_has_listed_it) {
+  tracking_->next_cooled = {pages(0, 2)};
+  newest_epoch_ = 2;
+  commit(1);
+  newest_epoch_ = 3;
+  commit(2);
+  EXPECT_EQ(tracking_->settled_pages, PageRuns{});
+  EXPECT_EQ(tracking_->cools, 1);
+  commit(3);
+  EXPECT_EQ(tracking_->cools, 2) << "nothing of the last cool() is left to be compared";
+  EXPECT_EQ(tracking_->settled_pages, (PageRuns{pages(0, 2)}));
+}
+
 TEST_F(CoolerTest, counts_a_cut_made_while_it_cools) {
   tracking_->next_cooled = {pages(0, 2)};
   tracking_->while_cooling = [this] { newest_epoch_ = 2; };
