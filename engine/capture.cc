@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -43,6 +44,7 @@ class StagingCapturer final : public Capturer {
         pool_(std::move(pool)),
         costs_(std::make_shared<CaptureCostModel>(tuning.costs.value_or(CaptureCosts{}))),
         costs_are_given_(tuning.costs.has_value()),
+        growing_ns_(tuning.growing_ns),
         holders_(options.chunk_bytes, options.niceness) {}
 
   Status measure();
@@ -52,9 +54,7 @@ class StagingCapturer final : public Capturer {
                                  std::unique_ptr<LiveReader> live) override;
   bool fits(std::uint64_t bytes) override { return wanted_ != Capture::fork && bytes <= pool_->warm_room_bytes(); }
   bool would_wait(std::uint64_t bytes) override;
-  void expect(std::uint64_t bytes) override {
-    if (wanted_ != Capture::fork) pool_->expect(bytes);
-  }
+  void expect(std::uint64_t bytes) override;
   bool warm_up(std::uint64_t budget_ns) override { return pool_->warm_up(budget_ns); }
   std::uint64_t staging_bytes() const override { return pool_->warm_bytes() + holders_.shared_bytes(); }
   CaptureCosts costs() const override { return costs_->costs(); }
@@ -64,15 +64,24 @@ class StagingCapturer final : public Capturer {
   CaptureChoice choose(const CutSize& cut);
   void measure_copy();
   Status measure_fork();
-  void copy(std::span<const MemorySpan> spans, bool all, std::uint64_t bytes, StagedStream& stream,
-            CaptureOutcome& outcome);
-  std::unique_ptr<ForkHolder> fork(std::span<const MemorySpan> spans, LiveReader* live, CaptureOutcome& outcome);
+  CutSize size_of(std::span<const MemorySpan> spans) const;
+  std::uint64_t growing_ns(std::uint64_t bytes) const {
+    return growing_ns_ ? growing_ns_(bytes) : pool_->growing_ns(bytes);
+  }
+  /// What is left from where it was told to stop: mostly nothing.
+  std::vector<MemorySpan> copy(std::span<const MemorySpan> spans, const Copier::Stop& stop, StagedStream& stream,
+                               CaptureOutcome& outcome);
+  /// The same, until faulting in staging turns out to cost more than a fork of what is left.
+  std::vector<MemorySpan> copy_while_cheaper(std::span<const MemorySpan> spans, StagedStream& stream,
+                                             CaptureOutcome& outcome);
+  std::unique_ptr<ForkHolder> fork(const std::vector<MemorySpan>& held, LiveReader* live, CaptureOutcome& outcome);
 
   const Capture wanted_;
   const std::uint32_t chunk_bytes_;
   const std::shared_ptr<StagingPool> pool_;
   const std::shared_ptr<CaptureCostModel> costs_;
   const bool costs_are_given_;
+  const std::function<std::uint64_t(std::uint64_t)> growing_ns_;
   ForkHolders holders_;
   // After a fork that failed, so many cuts do without; doubled each time, since failing costs time too.
   std::uint32_t cuts_without_fork_ = 0;
@@ -89,18 +98,22 @@ Status StagingCapturer::measure() {
                                        "choose capture 'copy', or leave the choice to the engine"});
 }
 
-/// Copies between the first two extents, which are warm.
+/// Copies between warm extents: of some, since what was copied before is in a cache.
 void StagingCapturer::measure_copy() {
-  StagingStall stall;
-  const Extent from = pool_->acquire(stall);
-  const Extent to = pool_->acquire(stall);
-  for (int round = 0; round < 4; ++round) {
+  constexpr std::size_t kMostPairs = 8;
+  std::vector<Extent> extents;
+  while (extents.size() < 2 * kMostPairs) {
+    const auto extent = pool_->try_acquire();
+    if (!extent) break;
+    extents.push_back(*extent);
+  }
+  const std::size_t pairs = extents.size() / 2;
+  for (std::size_t i = 0; i < pairs; ++i) {
     const std::uint64_t begin = monotonic_ns();
-    std::memcpy(to.memory, from.memory, kExtentBytes);
+    std::memcpy(extents[pairs + i].memory, extents[i].memory, kExtentBytes);
     costs_->copied(kExtentBytes, monotonic_ns() - begin);
   }
-  pool_->release(to);
-  pool_->release(from);
+  for (const Extent& extent : extents) pool_->release(extent);
 }
 
 /// One real fork, read by one real reading: shows that it works, what it costs, and what copy-on-write costs after it.
@@ -137,6 +150,14 @@ Status StagingCapturer::measure_fork() {
   return status;
 }
 
+/// Staging is made ready for it, unless a fork would be the cheaper one even then.
+void StagingCapturer::expect(std::uint64_t bytes) {
+  if (wanted_ == Capture::fork) return;
+  const CutSize cut{.forkable_bytes = bytes, .room_bytes = pool_->bound_bytes()};
+  if (wanted_ == Capture::automatic && costs_->choose(cut, resident_pages()).fork) return;
+  pool_->expect(bytes);
+}
+
 CaptureChoice StagingCapturer::choose(const CutSize& cut) {
   if (wanted_ == Capture::copy) return {false, "copy: asked for"};
   if (wanted_ == Capture::fork) {
@@ -154,64 +175,101 @@ CaptureChoice StagingCapturer::choose(const CutSize& cut) {
 Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> spans, CaptureStream& stream,
                                                 std::unique_ptr<LiveReader> live) {
   auto& staged = static_cast<StagedStream&>(stream);  // make_stream() makes no others
-  CutSize cut;
-  for (const MemorySpan& span : spans) (span.fork_holds_it ? cut.forkable_bytes : cut.other_bytes) += span.bytes;
-  cut.room_bytes = pool_->room_bytes();
   CaptureOutcome outcome;
-  CaptureChoice choice = choose(cut);
+  CaptureChoice choice = choose(size_of(spans));
   outcome.why = std::move(choice.why);
-  std::unique_ptr<ForkHolder> holder;
-  if (choice.fork) {
-    if (cut.other_bytes > 0) copy(spans, false, cut.other_bytes, staged, outcome);
-    holder = fork(spans, live.get(), outcome);
-    VARVE_FAULT_POINT(capture_half);
+  std::vector<MemorySpan> left;
+  if (!choice.fork) {
+    left = copy_while_cheaper(spans, staged, outcome);
+    spans = left;
   }
-  if (choice.fork && holder == nullptr) {
-    // Regions that had to be copied anyway are in the stream already; the others follow.
-    std::vector<MemorySpan> rest;
-    std::copy_if(spans.begin(), spans.end(), std::back_inserter(rest),
-                 [](const auto& span) { return span.fork_holds_it; });
-    copy(rest, true, cut.forkable_bytes, staged, outcome);
-  } else if (!choice.fork) {
-    copy(spans, true, cut.total_bytes(), staged, outcome);
+  std::unique_ptr<ForkHolder> holder;
+  if (!spans.empty()) {
+    const auto only = [spans](bool held) {
+      std::vector<MemorySpan> some;
+      std::copy_if(spans.begin(), spans.end(), std::back_inserter(some),
+                   [held](const MemorySpan& span) { return span.fork_holds_it == held; });
+      return some;
+    };
+    // What must be copied anyway goes into the stream first.
+    if (const auto others = only(false); !others.empty()) copy(others, {}, staged, outcome);
+    auto held = only(true);
+    if (!held.empty()) holder = fork(held, live.get(), outcome);
+    VARVE_FAULT_POINT(capture_half);
+    if (holder == nullptr) copy(held, {}, staged, outcome);
   }
   staged.finish(std::move(holder), std::move(live));
   return outcome;
 }
 
-void StagingCapturer::copy(std::span<const MemorySpan> spans, bool all, std::uint64_t bytes, StagedStream& stream,
-                           CaptureOutcome& outcome) {
+CutSize StagingCapturer::size_of(std::span<const MemorySpan> spans) const {
+  CutSize cut;
+  for (const MemorySpan& span : spans) (span.fork_holds_it ? cut.forkable_bytes : cut.other_bytes) += span.bytes;
+  cut.room_bytes = pool_->room_bytes();
+  cut.growing_ns = growing_ns(cut.total_bytes());
+  return cut;
+}
+
+std::vector<MemorySpan> StagingCapturer::copy_while_cheaper(std::span<const MemorySpan> spans, StagedStream& stream,
+                                                            CaptureOutcome& outcome) {
+  if (wanted_ == Capture::copy || cuts_without_fork_ > 0) return copy(spans, {}, stream, outcome);
+  struct Asked {
+    std::uint64_t forkable_bytes;
+    std::optional<std::uint64_t> resident_pages;  // looked up once
+    CaptureChoice choice;
+  } asked{size_of(spans).forkable_bytes, {}, {}};
+  auto left = copy(
+      spans,
+      [this, &asked](std::uint64_t left_bytes) {
+        CutSize cut;
+        cut.forkable_bytes = std::min(left_bytes, asked.forkable_bytes);
+        cut.other_bytes = left_bytes - cut.forkable_bytes;
+        cut.room_bytes = pool_->room_bytes();
+        cut.growing_ns = growing_ns(left_bytes);
+        if (!costs_->fork_may_win(cut)) return false;
+        if (!asked.resident_pages) asked.resident_pages = resident_pages();
+        asked.choice = costs_->choose(cut, *asked.resident_pages);
+        return asked.choice.fork;
+      },
+      stream, outcome);
+  if (!left.empty()) outcome.why += "; then " + asked.choice.why;
+  return left;
+}
+
+std::vector<MemorySpan> StagingCapturer::copy(std::span<const MemorySpan> spans, const Copier::Stop& stop,
+                                              StagedStream& stream, CaptureOutcome& outcome) {
+  std::uint64_t bytes = 0;
+  for (const MemorySpan& span : spans) bytes += span.bytes;
   pool_->begin_cut(bytes);
   const std::uint64_t begin = monotonic_ns();
-  Copier copier(*pool_, stream, chunk_bytes_, bytes);
-  for (const MemorySpan& span : spans)
-    if (all || !span.fork_holds_it) copier.copy(span);
+  Copier copier(*pool_, stream, chunk_bytes_, bytes, stop);
+  std::vector<MemorySpan> left;
+  for (std::size_t i = 0; i < spans.size() && left.empty(); ++i) {
+    const std::size_t done = copier.copy(spans[i]);
+    if (done == spans[i].bytes) continue;
+    left.assign(spans.begin() + static_cast<std::ptrdiff_t>(i), spans.end());
+    left.front().begin += done;
+    left.front().bytes -= done;
+  }
   const StagingStall stall = copier.finish();
   const std::uint64_t ns = monotonic_ns() - begin;
   const std::uint64_t copy_ns = ns - std::min(ns, stall.waited_ns + stall.grown_ns);
-  costs_->copied(bytes, copy_ns);
-  outcome.copied_bytes += bytes;
+  costs_->copied(copier.copied_bytes(), copy_ns);
+  outcome.copied_bytes += copier.copied_bytes();
   outcome.copy_ns += copy_ns;
   outcome.waited_ns += stall.waited_ns;
   if (stall.grown_ns > 0)
     outcome.why += fmt::format("; staging grew for {:.1f} ms", static_cast<double>(stall.grown_ns) / 1e6);
+  return left;
 }
 
-std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> spans, LiveReader* live,
+std::unique_ptr<ForkHolder> StagingCapturer::fork(const std::vector<MemorySpan>& held, LiveReader* live,
                                                   CaptureOutcome& outcome) {
-  std::vector<MemorySpan> held;
-  held.reserve(spans.size());
-  std::uint64_t bytes = 0;
-  for (const MemorySpan& span : spans) {
-    if (!span.fork_holds_it) continue;
-    held.push_back(span);
-    bytes += span.bytes;
-  }
   const std::uint64_t resident = resident_pages();
   const std::uint64_t begin = monotonic_ns();
   if (live != nullptr) live->expect_fork(held);
   const std::uint64_t expected_ns = monotonic_ns() - begin;
-  auto holder = holders_.start(std::move(held));
+  auto holder = holders_.start(held);
   if (!holder) {
     cuts_without_fork_ = next_cuts_without_fork_;
     next_cuts_without_fork_ = std::min(next_cuts_without_fork_ * 2, kMostCutsWithoutFork);
@@ -221,7 +279,7 @@ std::unique_ptr<ForkHolder> StagingCapturer::fork(std::span<const MemorySpan> sp
   }
   next_cuts_without_fork_ = 1;
   if (!costs_are_given_) costs_->forked(resident, expected_ns + holder.value()->clone_ns());
-  outcome.forked_bytes += bytes;
+  for (const MemorySpan& span : held) outcome.forked_bytes += span.bytes;
   return std::move(holder).value();
 }
 

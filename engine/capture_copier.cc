@@ -5,9 +5,13 @@
 
 namespace varve {
 
-void Copier::copy(const MemorySpan& span) {
-  for (std::size_t done = 0; done < span.bytes;) {
-    if (extent_.memory == nullptr) extent_ = pool_.acquire(stall_);
+std::size_t Copier::copy(const MemorySpan& span) {
+  std::size_t done = 0;
+  while (done < span.bytes) {
+    if (extent_.memory == nullptr) {
+      if (stop_ && pool_.must_grow() && stop_(bytes_ - copied_)) break;
+      extent_ = pool_.acquire(stall_);
+    }
     const Placed placed = place(extent_, span, done, chunk_bytes_);
     if (placed.bytes == 0) {
       publish();
@@ -17,6 +21,7 @@ void Copier::copy(const MemorySpan& span) {
     done += placed.bytes;
     count(placed.bytes);
   }
+  return done;
 }
 
 void Copier::count(std::size_t bytes) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "engine/capture.h"
 #include "engine/capture_page_copy.h"
@@ -15,11 +16,21 @@ namespace varve {
 
 class Copier {
  public:
+  /// Asked before staging is faulted in, with the bytes that are left of all spans. Empty: goes on.
+  using Stop = std::function<bool(std::uint64_t left_bytes)>;
+
   /// `bytes`: of all spans to come.
-  Copier(StagingPool& pool, StagedStream& stream, std::size_t chunk_bytes, std::uint64_t bytes)
-      : pool_(pool), stream_(stream), chunk_bytes_(chunk_bytes), bytes_(bytes), pages_(bytes >= kPastCacheBytes) {}
-  /// Waits for room where it has to.
-  void copy(const MemorySpan& span);
+  Copier(StagingPool& pool, StagedStream& stream, std::size_t chunk_bytes, std::uint64_t bytes, const Stop& stop)
+      : pool_(pool),
+        stream_(stream),
+        chunk_bytes_(chunk_bytes),
+        bytes_(bytes),
+        stop_(stop),
+        pages_(bytes >= kPastCacheBytes) {}
+  /// Waits for room where it has to. How many bytes of the span were copied: fewer if it was told to stop, up to the
+  /// end of a chunk.
+  std::size_t copy(const MemorySpan& span);
+  std::uint64_t copied_bytes() const { return copied_; }
   /// Hands over the last extent.
   StagingStall finish();
 
@@ -35,6 +46,7 @@ class Copier {
   StagedStream& stream_;
   const std::size_t chunk_bytes_;
   const std::uint64_t bytes_;
+  const Stop& stop_;
   PageCopy pages_;
   std::uint64_t copied_ = 0;
   Extent extent_;

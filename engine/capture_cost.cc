@@ -25,6 +25,7 @@ void blend(double& average, double measured) { average += kWeight * (measured - 
 struct Prices {
   double copy_ns = 0;
   double wait_ns = 0;    // part of copying everything, for room
+  double grow_ns = 0;    // likewise
   double fork_ns = 0;    // without the resident pages
   double faults_ns = 0;  // of it
 };
@@ -37,7 +38,8 @@ Prices price(const CaptureCosts& costs, const CutSize& cut) {
   // Copying and consuming overlap: the wait is what consuming takes longer.
   const double consumed_ns = std::max(0.0, total - room) / costs.consumer_bytes_per_ns;
   prices.wait_ns = std::max(0.0, consumed_ns - std::max(0.0, total - room) / costs.copy_bytes_per_ns);
-  prices.copy_ns += prices.wait_ns;
+  prices.grow_ns = static_cast<double>(cut.growing_ns);
+  prices.copy_ns += prices.wait_ns + prices.grow_ns;
   prices.faults_ns = static_cast<double>(cut.forkable_bytes) / kPageBytes * costs.fault_ns;
   prices.fork_ns =
       costs.fork_fixed_ns + prices.faults_ns + static_cast<double>(cut.other_bytes) / costs.copy_bytes_per_ns;
@@ -55,6 +57,7 @@ std::string copy_in_words(const CaptureCosts& costs, const CutSize& cut, const P
   std::string words = fmt::format("{} of suspects at {:.1f} GB/s", mib(cut.total_bytes()), costs.copy_bytes_per_ns);
   if (cut.total_bytes() > cut.room_bytes)
     words += fmt::format(" with room for {}, waiting some {} for the writer", mib(cut.room_bytes), ms(prices.wait_ns));
+  if (prices.grow_ns > 0) words += fmt::format(", and some {} until staging has grown", ms(prices.grow_ns));
   return words;
 }
 

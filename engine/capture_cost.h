@@ -3,6 +3,7 @@
 // What capturing costs on this machine, and the choice between copy and fork that follows.
 //
 //     copy   bytes / rate of copying, or the time until the consumer has made room, if that is longer
+//            + faulting in staging that is not warm yet
 //     fork   a fixed part + a part per resident page of the process + what must be copied all the same
 //            + the copy-on-write faults of the program afterwards: each suspect is likely to be written again
 //
@@ -25,6 +26,7 @@ struct CutSize {
   std::uint64_t forkable_bytes = 0;  ///< private memory
   std::uint64_t other_bytes = 0;     ///< must be copied
   std::uint64_t room_bytes = 0;      ///< of staging, without waiting
+  std::uint64_t growing_ns = 0;      ///< what faulting in takes, of room that copying everything needs
   std::uint64_t total_bytes() const { return forkable_bytes + other_bytes; }
 };
 

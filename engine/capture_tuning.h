@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -15,6 +16,8 @@ namespace varve {
 struct CaptureTuning {
   std::optional<std::uint64_t> first_bytes;  ///< staging faulted in at the start
   std::optional<CaptureCosts> costs;         ///< start from these, measure no fork
+  /// What faulting in staging for so many bytes takes, instead of what was measured.
+  std::function<std::uint64_t(std::uint64_t bytes)> growing_ns;
 };
 
 Result<std::unique_ptr<Capturer>> create_capturer(const CapturerOptions& options, const CaptureTuning& tuning);

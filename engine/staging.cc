@@ -80,13 +80,16 @@ bool StagingPool::grow() {
     }
   }
   std::byte* const memory = memory_of(index);
+  const std::uint64_t begin = monotonic_ns();
   const bool done = mprotect(memory, kExtentBytes, PROT_READ | PROT_WRITE) == 0 && populate(memory, kExtentBytes);
   const int refused = errno;
+  const std::uint64_t took_ns = monotonic_ns() - begin;
   {
     MutexLock lock(mutex_);
     --growing_;
     if (done) {
       ++warm_;
+      grow_ns_ = grow_ns_ == 0 ? took_ns : (3 * grow_ns_ + took_ns) / 4;
       free_.push_back(index);
       released_.notify_all();
       return true;
@@ -113,6 +116,11 @@ void StagingPool::begin_cut(std::uint64_t bytes) {
   need_before_ = need_;
   need_ = 0;
   cuts_ = 0;
+}
+
+bool StagingPool::must_grow() const {
+  MutexLock lock(mutex_);
+  return free_.empty() && growable() > 0;
 }
 
 Extent StagingPool::acquire(StagingStall& stall) {
@@ -197,6 +205,13 @@ std::uint64_t StagingPool::room_bytes() const {
 std::uint64_t StagingPool::warm_room_bytes() const {
   MutexLock lock(mutex_);
   return free_.size() * kSureContentBytes;
+}
+
+std::uint64_t StagingPool::growing_ns(std::uint64_t bytes) const {
+  MutexLock lock(mutex_);
+  const std::uint64_t extents = extents_for(bytes);
+  const std::uint64_t more = extents - std::min<std::uint64_t>(extents, free_.size());
+  return std::min<std::uint64_t>(more, growable()) * grow_ns_;
 }
 
 bool StagingPool::in_use() const {

@@ -49,6 +49,8 @@ class StagingPool {
   void expect(std::uint64_t bytes);
   /// A cut of this many bytes begins. Likewise.
   void begin_cut(std::uint64_t bytes);
+  /// Whether acquire() would fault in memory: none is free, and the bound is not reached.
+  bool must_grow() const;
   /// An empty extent. Waits for release() when the bound is reached.
   Extent acquire(StagingStall& stall);
   /// One that is warm and free now, if any. Any thread.
@@ -62,6 +64,8 @@ class StagingPool {
   std::uint64_t room_bytes() const;
   /// The same without faulting anything in.
   std::uint64_t warm_room_bytes() const;
+  /// What faulting in will take for a cut of this many bytes, as far as it may: by how long it took lately.
+  std::uint64_t growing_ns(std::uint64_t bytes) const;
   bool in_use() const;
   std::uint64_t bound_bytes() const;
   std::uint64_t warm_bytes() const;
@@ -86,6 +90,7 @@ class StagingPool {
   std::uint32_t next_ VARVE_GUARDED_BY(mutex_) = 0;           // extents from here on were never used
   std::vector<std::uint32_t> free_ VARVE_GUARDED_BY(mutex_);  // warm; the last released is taken first
   std::vector<std::uint32_t> cold_ VARVE_GUARDED_BY(mutex_);  // given back
+  std::uint64_t grow_ns_ VARVE_GUARDED_BY(mutex_) = 0;        // faulting in an extent: a moving average
 
   std::uint32_t first_ VARVE_GUARDED_BY(mutex_) = 0;  // kept warm always
   std::uint32_t cuts_ VARVE_GUARDED_BY(mutex_) = 0;   // in this period

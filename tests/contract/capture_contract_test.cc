@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -378,11 +379,13 @@ TEST(CaptureByFork, fails_the_stream_whose_holder_was_killed_and_no_other) {
 
 // -- The choice -------------------------------------------------------------------------------------------------------
 
-std::unique_ptr<Capturer> automatic(const CaptureCosts& costs, std::size_t staging_bytes) {
+std::unique_ptr<Capturer> automatic(const CaptureCosts& costs, std::size_t staging_bytes,
+                                    std::optional<std::uint64_t> first_bytes = {}) {
   CapturerOptions options;
   options.staging_bytes = staging_bytes;
   CaptureTuning tuning;
   tuning.costs = costs;
+  tuning.first_bytes = first_bytes;
   auto made = create_capturer(options, tuning);
   EXPECT_TRUE(made) << made.error().message();
   return made ? std::move(made).value() : nullptr;
@@ -430,6 +433,74 @@ TEST(CaptureChoice, waits_for_the_consumer_where_faults_are_dear) {
   const CaptureOutcome outcome = capture_all(*capturer, large);
   EXPECT_EQ(outcome.copied_bytes, large.bytes()) << outcome.why;
   EXPECT_EQ(outcome.forked_bytes, 0U);
+}
+
+TEST(CaptureChoice, forks_until_staging_has_grown_where_copying_is_cheaper) {
+  CaptureCosts costs;
+  costs.copy_bytes_per_ns = 1000;
+  costs.fork_page_ns = costs.fault_ns = 1;
+  const auto capturer = automatic(costs, 64 * kMiB, 4 * kMiB);
+  ASSERT_NE(capturer, nullptr);
+  Mapped memory(32 * kMiB);
+  fill(memory.get(), memory.bytes(), 3);
+  const CaptureOutcome cold = capture_all(*capturer, memory);
+  EXPECT_EQ(cold.forked_bytes, memory.bytes()) << cold.why;
+  capturer->expect(memory.bytes());
+  while (capturer->warm_up(1'000'000)) continue;
+  EXPECT_GE(capturer->staging_bytes(), memory.bytes());
+  fill(memory.get(), memory.bytes(), 4);
+  const CaptureOutcome warm = capture_all(*capturer, memory);
+  EXPECT_EQ(warm.copied_bytes, memory.bytes()) << warm.why;
+}
+
+TEST(CaptureChoice, forks_the_rest_once_growing_turns_out_dear) {
+  CapturerOptions options;
+  options.staging_bytes = 64 * kMiB;
+  CaptureTuning tuning;
+  tuning.first_bytes = 4 * kMiB;
+  tuning.costs = CaptureCosts{.fork_page_ns = 1, .fault_ns = 1'000'000};
+  tuning.growing_ns = [](std::uint64_t bytes) { return bytes > 24 * kMiB ? 0 : std::uint64_t{1} << 50; };
+  for (const bool refused : {false, true}) {
+    auto made = create_capturer(options, tuning);
+    ASSERT_TRUE(made) << made.error().message();
+    Mapped large(20 * kMiB);
+    Mapped other(8 * kMiB);
+    Expected expected;
+    fill(large.get(), large.bytes(), 3);
+    fill(other.get(), other.bytes(), 4);
+    const auto address = [](const Mapped& memory) { return reinterpret_cast<std::uintptr_t>(memory.get()); };
+    expected.add({0, large.get(), large.bytes(), address(large), true});
+    expected.add({1, other.get() + 100, other.bytes() - 100 - kMiB, address(other), true});
+    expected.add({2, other.get() + 7 * kMiB, kMiB, address(other) + 7 * kMiB, false});
+    const auto capture = [&] {
+      const auto stream = (*made)->make_stream();
+      const auto outcome = (*made)->capture(expected.spans, *stream);
+      std::memset(large.get(), 0x33, large.bytes());
+      std::memset(other.get(), 0x33, other.bytes());
+      expect_equal(consume(*stream, expected.spans, 4096), expected);  // not before: it would give staging back
+      ASSERT_TRUE(outcome);
+      EXPECT_EQ(outcome->copied_bytes + outcome->forked_bytes, 28 * kMiB - 100) << outcome->why;
+      EXPECT_GE(outcome->copied_bytes, 4 * kMiB) << outcome->why;
+      EXPECT_EQ(outcome->forked_bytes > 20 * kMiB, !refused) << outcome->why;
+      EXPECT_EQ(outcome->why.find("; then fork: ") != std::string::npos, !refused) << outcome->why;
+    };
+    if (refused)
+      with_refusals(Way::fork_refused, capture);
+    else
+      capture();
+  }
+}
+
+TEST(CaptureChoice, keeps_no_staging_for_what_it_will_fork) {
+  CaptureCosts costs;
+  costs.copy_bytes_per_ns = 0.001;
+  costs.fork_page_ns = costs.fault_ns = 1;
+  const auto capturer = automatic(costs, 64 * kMiB, 4 * kMiB);
+  ASSERT_NE(capturer, nullptr);
+  const std::uint64_t before = capturer->staging_bytes();
+  capturer->expect(32 * kMiB);
+  EXPECT_FALSE(capturer->warm_up(1'000'000'000));
+  EXPECT_EQ(capturer->staging_bytes(), before);
 }
 
 TEST(CaptureChoice, falls_back_to_copy_when_no_process_can_be_made_and_says_why) {

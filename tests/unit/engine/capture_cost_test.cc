@@ -49,6 +49,18 @@ TEST(CaptureCost, forks_what_does_not_fit_unless_faults_cost_more_than_waiting) 
   EXPECT_NE(other.why.find("waiting"), std::string::npos) << other.why;
 }
 
+TEST(CaptureCost, forks_rather_than_waits_until_staging_has_grown) {
+  const CaptureCostModel model(cheap_faults());
+  CutSize fits = cut(1024 * kMiB, 2048 * kMiB);
+  EXPECT_FALSE(model.choose(fits, kGiBPages).fork);
+  fits.growing_ns = 300'000'000;
+  EXPECT_TRUE(model.fork_may_win(fits));
+  const auto choice = model.choose(fits, kGiBPages);
+  EXPECT_TRUE(choice.fork) << choice.why;
+  EXPECT_NE(choice.why.find("300 ms until staging has grown"), std::string::npos) << choice.why;
+  EXPECT_FALSE(CaptureCostModel(dear_faults()).choose(fits, kGiBPages).fork);
+}
+
 TEST(CaptureCost, counts_the_memory_of_the_whole_process) {
   const CaptureCostModel model(cheap_faults());
   const CutSize large = cut(1024 * kMiB, 64 * kMiB);

@@ -57,6 +57,18 @@ TEST(Staging, faults_in_a_first_part_and_never_exceeds_its_bound) {
   EXPECT_FALSE(pool->in_use());
 }
 
+TEST(Staging, tells_what_growing_would_take) {
+  const auto pool = make(16 * kMiB, 4 * kMiB);
+  EXPECT_EQ(pool->growing_ns(3 * kMiB), 0U);
+  const std::uint64_t one = pool->growing_ns(5 * kMiB);
+  EXPECT_GT(one, 0U);
+  EXPECT_EQ(pool->growing_ns(15 * kMiB), 6 * one);
+  EXPECT_EQ(pool->growing_ns(1024 * kMiB), 6 * one);  // for the rest a cut waits
+  pool->expect(1024 * kMiB);
+  EXPECT_FALSE(pool->warm_up(kLong));
+  EXPECT_EQ(pool->growing_ns(1024 * kMiB), 0U);
+}
+
 TEST(Staging, causes_no_page_fault_when_warm) {
   const auto pool = make(32 * kMiB, 16 * kMiB);
   StagingStall stall;
