@@ -98,6 +98,18 @@ Result<bool> merge(const ImageName& image, const storage::Manifest& ancestor, Un
   return found->complete;
 }
 
+/// Whether a complete record says already what its image holds, which most do: then nothing is to be made of it.
+bool is_finished(const RegionRecord& record, std::uint32_t chunk_bytes) {
+  if (!record.complete || !ChunkGrid(record, chunk_bytes).inside(record.excluded).empty()) return false;
+  std::uint64_t next = 0;
+  for (const auto& run : record.runs) {
+    if (run.first != next) return false;
+    next += run.count;
+  }
+  return next == storage::chunk_count(record, chunk_bytes) &&
+         std::ranges::none_of(record.names, [](const auto& name) { return NameTable::reserved(name); });
+}
+
 Status finish(const ImageName& image, std::uint32_t chunk_bytes, Unfinished& region) {
   const ChunkGrid grid(*region.record, chunk_bytes);
   const auto absent = grid.inside(region.record->excluded);
@@ -151,6 +163,7 @@ Result<ResolvedImage> resolve_image(storage::Store& store, std::string_view chai
   std::vector<Unfinished> unfinished;
   std::vector<Unfinished> finished;
   for (auto& record : manifest.regions) {
+    if (is_finished(record, manifest.chunk_bytes)) continue;
     Unfinished region{&record, NameTable(storage::chunk_count(record, manifest.chunk_bytes))};
     region.names.overwrite(record);
     (record.complete ? finished : unfinished).push_back(std::move(region));

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <latch>
 #include <memory>
 #include <optional>
@@ -29,7 +30,8 @@ namespace {
 using storage::ByteRange;
 
 /// Requests that are made at once: 8 MiB of them stand for 1 GiB of 4 KiB chunks. At a seam one frame may be read
-/// twice. The first are fewer, so that the disk has something to do soon.
+/// twice. The first are fewer, so that the disk has something to do soon, and has when they are read: each time there
+/// are twice as many, whose places are looked up in less time than the ones before take.
 constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
 constexpr std::size_t kFirstRequests = std::size_t{1} << 15;
 constexpr std::uint64_t kClearBytes = 4096;
@@ -97,7 +99,7 @@ class Filler {
 
   Status run() {
     for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
-    VARVE_TRY(read(requests_, last_ended_));
+    VARVE_TRY(read(requests_, last_, {}));
     return finish_all_but(0);
   }
 
@@ -120,11 +122,12 @@ class Filler {
 
   /// Chunks that are read by a thread of their own, while the places of the next ones are looked up. Reading goes by
   /// turns: two batches at once would take turns at the disk, and end at the same time, with the next one not planned.
+  /// One makes way when its last are being read, so that the disk has its queue meanwhile.
   struct Batch {
     Filler& filler;
     const std::vector<storage::ChunkRequest> requests;
-    const std::shared_ptr<std::latch> before;  // the end of the batch before; null: there is none
-    const std::shared_ptr<std::latch> ended = std::make_shared<std::latch>(1);
+    const std::shared_ptr<std::latch> before;  // the batch before makes way; null: there is none
+    const std::shared_ptr<std::latch> makes_way = std::make_shared<std::latch>(1);
     std::optional<pthread_t> thread = {};
     Status status = {};
 
@@ -147,28 +150,33 @@ class Filler {
     }
     static void* run(void* self) {
       auto& batch = *static_cast<Batch*>(self);
-      batch.status = batch.filler.read(batch.requests, batch.before);
-      batch.ended->count_down();
+      bool made_way = false;  // last_begun comes while read() runs
+      batch.status = batch.filler.read(batch.requests, batch.before, [&batch, &made_way] {
+        made_way = true;
+        batch.makes_way->count_down();
+      });
+      if (!made_way) batch.makes_way->count_down();
       return nullptr;
     }
   };
 
-  Status read(std::span<const storage::ChunkRequest> requests, const std::shared_ptr<std::latch>& before) {
-    return store_.read_chunks(
-        requests, storage::kAllProcessors,
-        [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); },
-        [&before] {
-          if (before != nullptr) before->wait();
-        });
+  Status read(std::span<const storage::ChunkRequest> requests, const std::shared_ptr<std::latch>& before,
+              const std::function<void()>& make_way) {
+    return store_.read_chunks(requests, storage::kAllProcessors,
+                              [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); },
+                              {[&before] {
+                                 if (before != nullptr) before->wait();
+                               },
+                               make_way});
   }
 
   Status begin_batch() {
     VARVE_TRY(finish_all_but(1));
-    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_), last_ended_));
-    last_ended_ = batches_.back()->ended;
+    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_), last_));
+    last_ = batches_.back()->makes_way;
     batches_.back()->start();
     requests_.clear();
-    requests_max_ = kRequestsMax;
+    requests_max_ = std::min(2 * requests_max_, kRequestsMax);
     return {};
   }
 
@@ -211,7 +219,7 @@ class Filler {
   std::size_t requests_max_ = kFirstRequests;
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};
-  std::shared_ptr<std::latch> last_ended_;      // of the batch that was begun last
+  std::shared_ptr<std::latch> last_;            // of the batch that was begun last: makes_way
   std::deque<std::unique_ptr<Batch>> batches_;  // at most two; last, so that they end before what they use
 };
 

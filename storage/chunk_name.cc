@@ -58,6 +58,15 @@ std::uint64_t checksum(Parts parts, std::uint64_t seed) {
   return best().hash_64_parts(known.data(), known.size(), seed);
 }
 
+Checksum::Checksum(std::uint64_t seed) {
+  static_assert(sizeof state_ >= kHashStateBytes);
+  best().hash_64_begin(state_.data(), seed);
+}
+
+void Checksum::add(std::span<const std::byte> bytes) { best().hash_64_add(state_.data(), bytes.data(), bytes.size()); }
+
+std::uint64_t Checksum::value() const { return best().hash_64_end(state_.data()); }
+
 bool is_zero(std::span<const std::byte> content) {
   // In blocks of eight vectors: few branches over zeros (two to four times as fast as words, gcc 12), and content that
   // is not zero mostly shows in the first block.

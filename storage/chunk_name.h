@@ -31,6 +31,16 @@ std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed);
 /// Bytes in several places that stand for those one behind the other.
 using Parts = std::span<const std::span<const std::byte>>;
 std::uint64_t checksum(Parts parts, std::uint64_t seed);
+/// The same of bytes that are there one part after another.
+class Checksum {
+ public:
+  explicit Checksum(std::uint64_t seed);
+  void add(std::span<const std::byte> bytes);
+  std::uint64_t value() const;
+
+ private:
+  alignas(64) std::array<std::byte, 576> state_;  // XXH3_state_t
+};
 /// Whether every byte is zero.
 bool is_zero(std::span<const std::byte> content);
 /// "avx512", "avx2", "sse2".

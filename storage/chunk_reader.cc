@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -26,8 +27,10 @@ constexpr unsigned kQueueDepth = 8;                         // what keeps a disk
 constexpr std::size_t kBaseFrames = 4;                      // that each thread keeps
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
-/// Memory for one window: in huge pages; a small one is of the heap, which is warm.
-class ReadBuffer {
+}  // namespace
+
+/// Memory for windows: in huge pages; a small one is of the heap, which is warm.
+class ChunkReader::ReadBuffer {
  public:
   static Result<std::unique_ptr<ReadBuffer>> create(std::size_t bytes) {
     if (bytes <= kHeapBytes) return std::unique_ptr<ReadBuffer>(new ReadBuffer(AlignedBuffer(bytes)));
@@ -42,8 +45,7 @@ class ReadBuffer {
   ReadBuffer(const ReadBuffer&) = delete;
   ReadBuffer& operator=(const ReadBuffer&) = delete;
 
-  std::size_t size() const { return bytes_.size(); }
-  std::span<std::byte> first(std::size_t bytes) { return bytes_.first(bytes); }
+  std::span<std::byte> bytes() const { return bytes_; }
 
  private:
   explicit ReadBuffer(std::span<std::byte> bytes) : bytes_(bytes) {}
@@ -51,8 +53,6 @@ class ReadBuffer {
   AlignedBuffer heap_;  // empty: `bytes_` is a mapping
   std::span<std::byte> bytes_;
 };
-
-}  // namespace
 
 struct ChunkReader::Window {
   SegmentView segment;
@@ -90,7 +90,9 @@ struct ChunkReader::Window {
 // What a thread keeps from one window to the next.
 class ChunkReader::Worker {
  public:
-  explicit Worker(ChunkReader& reader) : reader_(reader), bases_(reader.store_, kBaseFrames) {}
+  /// `memory`: for its windows, or none.
+  Worker(ChunkReader& reader, std::span<std::byte> memory)
+      : reader_(reader), memory_(memory), bases_(reader.store_, kBaseFrames) {}
 
   void run(Window& window) {
     if (auto buffer = memory_for(window); !buffer) return reader_.failed(window.items, buffer.error());
@@ -107,13 +109,13 @@ class ChunkReader::Worker {
 
  private:
   Status memory_for(Window& window) {
-    if (buffer_ == nullptr || buffer_->size() < window.wanted_bytes) {
+    if (memory_.size() < window.wanted_bytes) {
       // Sized for what is wanted at first: a single chunk does not cost a whole window of memory.
-      buffer_.reset();
-      VARVE_TRY_ASSIGN(buffer_, ReadBuffer::create(first_ ? window.wanted_bytes : kWindowBytes));
-      first_ = false;
+      own_.reset();
+      VARVE_TRY_ASSIGN(own_, ReadBuffer::create(memory_.empty() ? window.wanted_bytes : kWindowBytes));
+      memory_ = own_->bytes();
     }
-    window.buffer = buffer_->first(window.wanted_bytes);
+    window.buffer = memory_.first(window.wanted_bytes);
     return {};
   }
   Status file_of(const Window& window) {
@@ -127,8 +129,8 @@ class ChunkReader::Worker {
   }
 
   ChunkReader& reader_;
-  std::unique_ptr<ReadBuffer> buffer_;
-  bool first_ = true;
+  std::span<std::byte> memory_;
+  std::unique_ptr<ReadBuffer> own_;
   std::unique_ptr<File> file_;
   std::uint32_t ordinal_ = 0;  // of file_
   FrameScratch scratch_;
@@ -150,39 +152,19 @@ Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std:
   return unpacked;
 }
 
-Result<Manifest> read_manifest_record(File& file, const SegmentView& where, std::uint64_t offset) {
-  const StoredAt at{where.file, offset};
-  VARVE_TRY_ASSIGN(const std::uint64_t size, file.size_bytes());
-  const std::uint64_t end = std::min(size, where.end);
-  if (offset + kRecordHeaderBytes > end) return damaged("the manifest", at, "the file ends before it");
-  WindowReader reader(file, end);
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> block, reader.at(offset, kRecordHeaderBytes));
-  VARVE_TRY_ASSIGN(const RecordHeader header, decode_record_header(std::span<const std::byte, kRecordHeaderBytes>(
-                                                                       block.data(), kRecordHeaderBytes),
-                                                                   where.key, at, end - offset - kRecordHeaderBytes));
-  if (header.type != RecordType::manifest || header.payload_bytes < kCommitBlockBytes)
-    return damaged("the manifest", at, "there is another record at its place");
-  VARVE_TRY_ASSIGN(const std::span<const std::byte> payload,
-                   reader.at(offset + kRecordHeaderBytes, header.payload_bytes));
-  if (!payload_matches(header, payload, where.key)) return damaged("the manifest", at, "its checksum is wrong");
-  auto manifest = decode_manifest(payload.subspan(kCommitBlockBytes));
-  if (!manifest && manifest.error().code() == ErrorCode::corruption)
-    return damaged("the manifest", at, manifest.error().cause());
-  return manifest;
-}
-
 ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
-                         const DeliverChunk& deliver)
+                         const DeliverChunk& deliver, const ReadProgress& progress)
     : store_(store),
       requests_(requests),
       threads_max_(threads != kAllProcessors ? threads + 1 : std::max(usable_processors(), kQueueDepth)),
-      deliver_(deliver) {}
+      deliver_(deliver),
+      progress_(progress) {}
 
 ChunkReader::~ChunkReader() = default;
 
-Status ChunkReader::run(const std::function<void()>& planned) {
+Status ChunkReader::run() {
   VARVE_TRY(first_plan());
-  if (planned) planned();
+  if (progress_.planned) progress_.planned();
   while (!plan_.empty()) {
     const std::size_t done = run_plan();
     VARVE_TRY(next_plan({plan_.begin() + static_cast<std::ptrdiff_t>(done), plan_.end()}));
@@ -246,6 +228,7 @@ std::size_t ChunkReader::run_plan() {
   {
     const MutexLock lock(mutex_);
     next_ = 0;
+    workers_ = 0;
   }
   start_helpers();
   work();
@@ -261,6 +244,12 @@ void ChunkReader::start_helpers() {
   for (std::size_t next = 0; next < plan_.size() && windows < enough; ++windows) next += plan_window(next).items.size();
   const auto wanted = static_cast<unsigned>(windows / kWindowsPerThread);
   mode_ = wanted > 1 ? OpenMode::read_direct : OpenMode::read;
+  if (wanted > 1 && (windows_ == nullptr || windows_->bytes().size() < wanted * kWindowBytes)) {
+    windows_.reset();
+    auto made = ReadBuffer::create(wanted * kWindowBytes);
+    if (!made) return;  // one thread, with memory of its own, if it gets some
+    windows_ = std::move(*made);
+  }
   for (unsigned i = 1; i < wanted; ++i) {
     if (threads_ == nullptr) threads_ = IoThreads::share(threads_max_ - 1);
     {
@@ -284,15 +273,25 @@ void ChunkReader::help(void* context, std::uint64_t) {
 }
 
 void ChunkReader::work() {
-  Worker worker(*this);
+  std::span<std::byte> memory;
+  if (windows_ != nullptr) {
+    const MutexLock lock(mutex_);
+    memory = windows_->bytes().subspan(workers_++ * kWindowBytes, kWindowBytes);
+  }
+  Worker worker(*this, memory);
   for (Window window; take(window);) worker.run(window);
 }
 
 bool ChunkReader::take(Window& window) {
-  const MutexLock lock(mutex_);
-  if (next_ == plan_.size() || !failures_.empty()) return false;
-  window = plan_window(next_);
-  next_ += window.items.size();
+  bool is_last = false;
+  {
+    const MutexLock lock(mutex_);
+    if (next_ == plan_.size() || !failures_.empty()) return false;
+    window = plan_window(next_);
+    next_ += window.items.size();
+    is_last = next_ == plan_.size() && !std::exchange(told_last_begun_, true);
+  }
+  if (is_last && progress_.last_begun) progress_.last_begun();
   return true;
 }
 

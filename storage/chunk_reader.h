@@ -39,21 +39,17 @@ struct UnpackedFrame {
 Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
                                           std::uint32_t chunk_bytes, FrameScratch& scratch);
 
-/// The manifest in the record at `offset`.
-Result<Manifest> read_manifest_record(File& file, const SegmentView& where, std::uint64_t offset);
-
 /// Largest frame record, padding included.
 inline constexpr std::size_t kMaxFrameRecord =
     round_up(kRecordHeaderBytes + max_frame_payload(kFrameChunks, kFrameRawBytes), kRecordAlignment);
 
 class ChunkReader {
  public:
-  /// `threads`: see Store::read_chunks().
+  /// See Store::read_chunks().
   ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
-              const DeliverChunk& deliver);
+              const DeliverChunk& deliver, const ReadProgress& progress);
   ~ChunkReader();
-  /// `planned`: likewise.
-  Status run(const std::function<void()>& planned);
+  Status run();
 
  private:
   struct Wanted {
@@ -61,6 +57,7 @@ class ChunkReader {
     std::uint32_t request = 0;
   };
   struct Window;
+  class ReadBuffer;
   class Worker;
   struct Failure {
     Wanted wanted;
@@ -92,14 +89,18 @@ class ChunkReader {
   std::span<const ChunkRequest> requests_;
   const unsigned threads_max_;
   const DeliverChunk& deliver_;
+  const ReadProgress& progress_;
   std::vector<Wanted> plan_;
   std::map<std::uint32_t, std::vector<ChunkPlace>> tried_;  // by request
   std::set<std::uint32_t> looked_again_;                    // requests whose base had been collected
   std::shared_ptr<IoThreads> threads_;
   OpenMode mode_ = OpenMode::read;
+  std::unique_ptr<ReadBuffer> windows_;  // one for each worker, where there are several
 
   Mutex mutex_;
   Condition changed_;
+  bool told_last_begun_ VARVE_GUARDED_BY(mutex_) = false;
+  std::size_t workers_ VARVE_GUARDED_BY(mutex_) = 0;  // that have begun on this plan
   std::size_t next_ VARVE_GUARDED_BY(mutex_) = 0;     // of plan_
   std::size_t helpers_ VARVE_GUARDED_BY(mutex_) = 0;  // that are at work
   std::vector<Failure> failures_ VARVE_GUARDED_BY(mutex_);

@@ -27,7 +27,13 @@ struct HashKernels {
   std::uint64_t (*hash_64)(const void* content, std::size_t bytes, std::uint64_t seed);
   /// The same of parts, one behind the other.
   std::uint64_t (*hash_64_parts)(const HashPart* parts, std::size_t count, std::uint64_t seed);
+  /// The same of parts that come later; `state`: kHashStateBytes at a multiple of 64.
+  void (*hash_64_begin)(void* state, std::uint64_t seed);
+  void (*hash_64_add)(void* state, const void* content, std::size_t bytes);
+  std::uint64_t (*hash_64_end)(const void* state);
 };
+
+inline constexpr std::size_t kHashStateBytes = 576;
 
 extern const HashKernels kHashBaseline;  ///< what every processor of this architecture has: SSE2 on x86-64
 #if defined(__x86_64__)

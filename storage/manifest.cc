@@ -115,6 +115,46 @@ bool decode_region(ByteReader& in, RegionRecord& region) {
   return decode_named(attributes, in, region.attributes) && decode_runs(in, region);
 }
 
+Result<Manifest> decode(ByteReader& in) {
+  const auto version = in.get<std::uint32_t>();
+  const auto flags = in.get<std::uint32_t>();
+  if (!in.ok()) return malformed("it is too short");
+  if (version > kVersion || flags != 0)
+    return fail(ErrorCode::unsupported,
+                {"decoding a manifest failed",
+                 fmt::format("written by a newer Varve, format {} with flags {:#x}; this one reads up to {}", version,
+                             flags, kVersion),
+                 "use the version of Varve that wrote it, or a newer one"});
+  if (version == 0) return malformed("format 0 does not exist");
+  Manifest manifest;
+  manifest.number = in.get<std::uint64_t>();
+  manifest.parent = in.get<std::uint64_t>();
+  manifest.revision = in.get<std::uint64_t>();
+  manifest.time_ns = in.get<std::uint64_t>();
+  const auto kind = in.get<std::uint32_t>();
+  manifest.page_bytes = in.get<std::uint32_t>();
+  manifest.chunk_bytes = in.get<std::uint32_t>();
+  const auto regions = in.get<std::uint32_t>();
+  const auto blobs = in.get<std::uint32_t>();
+  manifest.chain = in.string();
+  manifest.label = in.string();
+  manifest.architecture = in.string();
+  if (!in.ok()) return malformed("it ends within its fixed part");
+  if (kind != static_cast<std::uint32_t>(ImageKind::full) && kind != static_cast<std::uint32_t>(ImageKind::delta))
+    return malformed(fmt::format("image kind {} does not exist", kind));
+  manifest.kind = static_cast<ImageKind>(kind);
+  if (!in.holds(regions, kRegionMinBytes)) return malformed(fmt::format("it can't hold {} regions", regions));
+  for (std::uint32_t i = 0; i < regions; ++i) {
+    manifest.regions.emplace_back();
+    if (!decode_region(in, manifest.regions.back()))
+      return malformed(fmt::format("region {} of {} is not well-formed", i, regions));
+  }
+  if (!decode_named(blobs, in, manifest.blobs)) return malformed("its blobs are not well-formed");
+  if (!in.at_end()) return malformed(fmt::format("{} bytes follow its end", in.remaining()));
+  if (auto checked = check_manifest(manifest); !checked) return malformed(checked.error().cause());
+  return manifest;
+}
+
 }  // namespace
 
 EncodedManifest encode_manifest_in_parts(const Manifest& manifest) {
@@ -160,43 +200,12 @@ std::vector<std::byte> encode_manifest(const Manifest& manifest) {
 
 Result<Manifest> decode_manifest(std::span<const std::byte> payload) {
   ByteReader in(payload);
-  const auto version = in.get<std::uint32_t>();
-  const auto flags = in.get<std::uint32_t>();
-  if (!in.ok()) return malformed("it is too short");
-  if (version > kVersion || flags != 0)
-    return fail(ErrorCode::unsupported,
-                {"decoding a manifest failed",
-                 fmt::format("written by a newer Varve, format {} with flags {:#x}; this one reads up to {}", version,
-                             flags, kVersion),
-                 "use the version of Varve that wrote it, or a newer one"});
-  if (version == 0) return malformed("format 0 does not exist");
-  Manifest manifest;
-  manifest.number = in.get<std::uint64_t>();
-  manifest.parent = in.get<std::uint64_t>();
-  manifest.revision = in.get<std::uint64_t>();
-  manifest.time_ns = in.get<std::uint64_t>();
-  const auto kind = in.get<std::uint32_t>();
-  manifest.page_bytes = in.get<std::uint32_t>();
-  manifest.chunk_bytes = in.get<std::uint32_t>();
-  const auto regions = in.get<std::uint32_t>();
-  const auto blobs = in.get<std::uint32_t>();
-  manifest.chain = in.string();
-  manifest.label = in.string();
-  manifest.architecture = in.string();
-  if (!in.ok()) return malformed("it ends within its fixed part");
-  if (kind != static_cast<std::uint32_t>(ImageKind::full) && kind != static_cast<std::uint32_t>(ImageKind::delta))
-    return malformed(fmt::format("image kind {} does not exist", kind));
-  manifest.kind = static_cast<ImageKind>(kind);
-  if (!in.holds(regions, kRegionMinBytes)) return malformed(fmt::format("it can't hold {} regions", regions));
-  for (std::uint32_t i = 0; i < regions; ++i) {
-    manifest.regions.emplace_back();
-    if (!decode_region(in, manifest.regions.back()))
-      return malformed(fmt::format("region {} of {} is not well-formed", i, regions));
-  }
-  if (!decode_named(blobs, in, manifest.blobs)) return malformed("its blobs are not well-formed");
-  if (!in.at_end()) return malformed(fmt::format("{} bytes follow its end", in.remaining()));
-  if (auto checked = check_manifest(manifest); !checked) return malformed(checked.error().cause());
-  return manifest;
+  return decode(in);
+}
+
+Result<Manifest> decode_manifest(ByteParts& payload, std::uint64_t bytes) {
+  ByteReader in(payload, bytes);
+  return decode(in);
 }
 
 }  // namespace varve::storage

@@ -19,6 +19,8 @@
 
 namespace varve::storage {
 
+class ByteParts;  // byte_codec.h
+
 enum class ImageKind : std::uint8_t { full = 1, delta = 2 };
 enum class RunKind : std::uint8_t { named = 1, zero = 2 };
 
@@ -93,6 +95,8 @@ EncodedManifest encode_manifest_in_parts(const Manifest& manifest);
 std::vector<std::byte> encode_manifest(const Manifest& manifest);
 /// Trusts nothing: every length is bounded by the payload before it is used. `corruption` says what is wrong.
 Result<Manifest> decode_manifest(std::span<const std::byte> payload);
+/// The same of a payload that comes in parts: never all of it is there. What can't be had is `corruption` like an end.
+Result<Manifest> decode_manifest(ByteParts& payload, std::uint64_t bytes);
 /// The rules that both directions keep: names and labels well-formed, runs ascending and within the region, as many
 /// names as named runs take, complete where the kind is full.
 Status check_manifest(const Manifest& manifest);

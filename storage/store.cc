@@ -14,6 +14,7 @@
 #include "storage/chain_lock.h"
 #include "storage/chain_writer.h"
 #include "storage/chunk_reader.h"
+#include "storage/manifest_reader.h"
 #include "storage/store_implementation.h"
 
 namespace varve::storage {
@@ -224,8 +225,7 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
     const Segment& known = segment(found->segment);
     where = {to_string(known.name), known.key, known.end};
   }
-  VARVE_TRY_ASSIGN(const std::unique_ptr<File> file, io_->open(where.file, OpenMode::read));
-  VARVE_TRY_ASSIGN(Manifest manifest, read_manifest_record(*file, where, image.offset));
+  VARVE_TRY_ASSIGN(Manifest manifest, read_manifest_record(*io_, where, image.offset));
   if (manifest.chain != chain || manifest.number != number || manifest.chunk_bytes != identity_.chunk_bytes)
     return damaged("the manifest", {where.file, image.offset},
                    fmt::format("it is of image {} of chain '{}'", manifest.number, manifest.chain));
@@ -233,12 +233,12 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
 }
 
 Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, unsigned threads,
-                                        const DeliverChunk& deliver, const std::function<void()>& planned) {
+                                        const DeliverChunk& deliver, const ReadProgress& progress) {
   if (requests.empty()) return {};
   VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
-  ChunkReader reader(*this, requests, threads, deliver);
-  return reader.run(planned);
+  ChunkReader reader(*this, requests, threads, deliver, progress);
+  return reader.run();
 }
 
 Result<std::unique_ptr<ChainWriter>> StoreImplementation::open_chain(std::string_view chain) {

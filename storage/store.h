@@ -145,6 +145,12 @@ class ChainWriter {
   virtual Status close() = 0;
 };
 
+/// What read_chunks() tells meanwhile, each once at most; empty: it does not.
+struct ReadProgress {
+  std::function<void()> planned;     ///< it is known where all of them lie, and nothing was read yet
+  std::function<void()> last_begun;  ///< the last of them are being read: the disk has room for others. Any thread
+};
+
 class Store {
  public:
   /// Opens a store, or makes one. Damage that touches single images does not stop it: see verify(). Errors:
@@ -177,10 +183,9 @@ class Store {
 
   /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
   /// names file and offset. What was delivered before is good. `threads`: that unpack and check, besides one that
-  /// waits for the disk; kAllProcessors: all that this thread may use. `planned`, if not empty, is called once it is
-  /// known where all of them lie, before anything is read.
+  /// waits for the disk; kAllProcessors: all that this thread may use.
   virtual Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver,
-                             const std::function<void()>& planned) = 0;
+                             const ReadProgress& progress) = 0;
   Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) {
     return read_chunks(requests, threads, deliver, {});
   }

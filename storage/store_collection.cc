@@ -9,7 +9,7 @@
 #include "base/fault_point.h"
 #include "base/try.h"
 #include "storage/chain_lock.h"
-#include "storage/chunk_reader.h"
+#include "storage/manifest_reader.h"
 #include "storage/store_implementation.h"
 
 namespace varve::storage {
@@ -47,8 +47,7 @@ std::vector<ListedImage> StoreImplementation::listed_images() {
 
 Result<Manifest> StoreImplementation::read_listed(const ListedImage& image) {
   const SegmentView where = view(image.segment);
-  VARVE_TRY_ASSIGN(const std::unique_ptr<File> file, io_->open(where.file, OpenMode::read));
-  VARVE_TRY_ASSIGN(Manifest manifest, read_manifest_record(*file, where, image.summary.offset));
+  VARVE_TRY_ASSIGN(Manifest manifest, read_manifest_record(*io_, where, image.summary.offset));
   if (manifest.chain != image.chain || manifest.number != image.summary.number ||
       manifest.revision != image.summary.revision || manifest.chunk_bytes != identity_.chunk_bytes)
     return damaged("the manifest", {where.file, image.summary.offset},

@@ -90,7 +90,7 @@ class StoreImplementation final : public Store, public FrameSource {
   Result<std::shared_ptr<Lock>> hold() override;
   Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) override;
   Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver,
-                     const std::function<void()>& planned) override;
+                     const ReadProgress& progress) override;
   Result<std::unique_ptr<ChainWriter>> open_chain(std::string_view chain) override;
   std::vector<std::string> chains() override;
   StoreStatistics statistics() override;

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/try.h"
-#include "storage/chunk_reader.h"
+#include "storage/manifest_reader.h"
 #include "storage/verify_run.h"
 
 namespace varve::storage {
@@ -143,8 +143,7 @@ Result<VerifyRun::ImageState> VerifyRun::check_image(const std::string& chain, c
   const SegmentView where{to_string(line.name), line.key, line.end};
   ImageState state;
   auto manifest = [&]() -> Result<Manifest> {
-    VARVE_TRY_ASSIGN(const std::unique_ptr<File> file, io_.open(where.file, OpenMode::read));
-    VARVE_TRY_ASSIGN(Manifest read, read_manifest_record(*file, where, image.summary.offset));
+    VARVE_TRY_ASSIGN(Manifest read, read_manifest_record(io_, where, image.summary.offset));
     const bool listed = read.chain == chain && read.number == image.summary.number &&
                         read.revision == image.summary.revision && read.parent == image.summary.parent;
     if (!listed || read.chunk_bytes != identity_.chunk_bytes)

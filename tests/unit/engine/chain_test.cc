@@ -60,8 +60,9 @@ class FakeStore : public storage::Store {
     return found->second;
   }
   Status read_chunks(std::span<const storage::ChunkRequest> requests, unsigned, const storage::DeliverChunk& deliver,
-                     const std::function<void()>& planned) override {
-    if (planned) planned();
+                     const storage::ReadProgress& progress) override {
+    if (progress.planned) progress.planned();
+    if (progress.last_begun) progress.last_begun();
     for (const auto& request : requests) {
       const std::vector<std::byte> content(request.bytes, static_cast<std::byte>(request.name.low));
       deliver(request.tag, content);

@@ -60,6 +60,11 @@ TEST(ChunkName, EveryImplementationAgreesWithTheLibrary) {
         const HashPart parts[] = {{at, cut}, {at + cut, 0}, {at + cut, length - cut}};
         ASSERT_EQ(kernels[i]->hash_64_parts(parts, 3, 7), XXH3_64bits_withSeed(at, length, 7))
             << kernels[i]->name << " " << length << " " << cut;
+        alignas(64) std::byte state[kHashStateBytes];
+        kernels[i]->hash_64_begin(state, 7);
+        for (const HashPart& part : parts) kernels[i]->hash_64_add(state, part.content, part.bytes);
+        ASSERT_EQ(kernels[i]->hash_64_end(state), XXH3_64bits_withSeed(at, length, 7))
+            << kernels[i]->name << " " << length << " " << cut;
       }
     }
   }

@@ -108,12 +108,16 @@ TEST_F(ChunkReader, TellsThatItHasPlannedBeforeItReads) {
     ++times;
     for (const auto& times_delivered : delivered_) delivered_before = delivered_before || times_delivered != 0;
   };
-  ASSERT_OK(store->read_chunks(requests_, kAllProcessors, count(), planned));
+  std::atomic<unsigned> ends = 0;
+  const ReadProgress progress{planned, [&] { ++ends; }};
+  ASSERT_OK(store->read_chunks(requests_, kAllProcessors, count(), progress));
   EXPECT_EQ(times, 1U);
+  EXPECT_EQ(ends, 1U);
   EXPECT_FALSE(delivered_before);
   requests_.push_back({{1, 2}, kPage, 0});  // nowhere
-  EXPECT_FALSE(store->read_chunks(requests_, kAllProcessors, count(), planned).has_value());
+  EXPECT_FALSE(store->read_chunks(requests_, kAllProcessors, count(), progress).has_value());
   EXPECT_EQ(times, 1U);
+  EXPECT_EQ(ends, 1U);
 }
 
 TEST_F(ChunkReader, DamageIsNamedAndWhatWasDeliveredIsRight) {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/manifest.h"
 
+#include <algorithm>
 #include <functional>
+#include <vector>
 
 #include <gtest/gtest.h>
 
+#include "storage/byte_codec.h"
 #include "storage/store.h"
 #include "tests/support/hex_document.h"
 
@@ -69,6 +72,45 @@ TEST(Manifest, ComesBackWhole) {
     auto decoded = decode_manifest(encode_manifest(manifest));
     ASSERT_TRUE(decoded.has_value()) << decoded.error().message();
     EXPECT_EQ(*decoded, manifest);
+  }
+}
+
+/// Bytes in parts of one length, each in the same memory, so that nobody goes on using one; gives no more than `limit`.
+class InParts : public ByteParts {
+ public:
+  InParts(std::span<const std::byte> bytes, std::size_t part_bytes, std::size_t limit)
+      : rest_(bytes.first(limit)), part_(part_bytes) {}
+  std::span<const std::byte> next() override {
+    const auto now = rest_.first(std::min(part_.size(), rest_.size()));
+    std::ranges::fill(part_, std::byte{0xEE});
+    std::ranges::copy(now, part_.begin());
+    rest_ = rest_.subspan(now.size());
+    return std::span(part_).first(now.size());
+  }
+
+ private:
+  std::span<const std::byte> rest_;
+  std::vector<std::byte> part_;
+};
+
+TEST(Manifest, ComesBackWholeFromPartsOfAnyLength) {
+  Manifest manifest = rich();
+  for (std::uint64_t i = 0; i < 100; ++i) manifest.regions[1].names.push_back({i, ~i});
+  manifest.regions[1].bytes = 103 * 4096;
+  manifest.regions[1].runs = {{0, 1, RunKind::named}, {2, 1, RunKind::zero}, {3, 100, RunKind::named}};
+  ASSERT_TRUE(check_manifest(manifest).has_value()) << check_manifest(manifest).error().message();
+  const auto payload = encode_manifest(manifest);
+  for (std::size_t bytes = 1; bytes <= payload.size() + 1; ++bytes) {
+    InParts whole(payload, bytes, payload.size());
+    const auto decoded = decode_manifest(whole, payload.size());
+    ASSERT_TRUE(decoded.has_value()) << bytes << ": " << decoded.error().message();
+    EXPECT_EQ(*decoded, manifest);
+    InParts cut(payload, bytes, payload.size() - bytes % payload.size() - 1);
+    const auto refused = decode_manifest(cut, payload.size());
+    ASSERT_FALSE(refused.has_value()) << bytes;
+    EXPECT_EQ(refused.error().code(), ErrorCode::corruption);
+    InParts all(payload, bytes, payload.size());
+    EXPECT_FALSE(decode_manifest(all, payload.size() - 1).has_value());
   }
 }
 

@@ -2,6 +2,7 @@
 #include "storage/record.h"
 
 #include <numeric>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -177,6 +178,19 @@ TEST(ByteReader, StaysWithinItsBytes) {
   EXPECT_FALSE(in.ok());
   EXPECT_EQ(in.get<std::uint8_t>(), 0U);  // also what would have fitted
   EXPECT_FALSE(in.at_end());
+}
+
+TEST(ByteReader, NamesThatAreAppendedFewAtATimeAreNotMovedEachTime) {
+  const std::vector<std::byte> bytes(16 * 4096, std::byte{5});
+  ByteReader in(bytes);
+  std::vector<ChunkName> names;
+  int moved = 0;
+  for (std::size_t i = 0, capacity = 0; i < 4096; ++i) {
+    ASSERT_TRUE(in.names(1, names));
+    moved += std::exchange(capacity, names.capacity()) != names.capacity() ? 1 : 0;
+  }
+  EXPECT_LT(moved, 20);
+  EXPECT_TRUE(in.at_end());
 }
 
 TEST(ByteReader, TakesTheShortestFormOfNumbersOnly) {
