@@ -99,8 +99,9 @@ class Filler {
 
   Status run() {
     for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
-    VARVE_TRY(read(requests_, last_, {}));
-    return finish_all_but(0);
+    if (!batches_.empty() && !requests_.empty()) VARVE_TRY(begin_batch());
+    VARVE_TRY(finish_all_but(0));
+    return read(requests_, last_, {});
   }
 
  private:
@@ -184,8 +185,22 @@ class Filler {
     for (; batches_.size() > left; batches_.pop_front()) {
       batches_.front()->wait();
       VARVE_TRY(batches_.front()->status);
+      cool_ahead(batches_.front()->requests.back().tag);
     }
     return {};
+  }
+
+  /// All up to this chunk is in place: its pages become clean while others are read.
+  void cool_ahead(std::uint64_t tag) {
+    const std::size_t last = target_of_tag(tag);
+    for (; cooled_ < last; ++cooled_) cool_ahead(targets_[cooled_], targets_[cooled_].record->bytes);
+    const FillTarget& target = targets_[last];
+    const auto extent = ChunkGrid(*target.record, store_.chunk_bytes()).extent(chunk_of_tag(tag));
+    cool_ahead(target, extent.offset + extent.bytes);
+  }
+  static void cool_ahead(const FillTarget& target, std::uint64_t bytes) {
+    if (target.region->tracking != nullptr)
+      target.region->tracking->cool_ahead(round_down(target.region->address() + bytes, tracker::page_bytes()));
   }
 
   // Called from several threads at once.
@@ -217,6 +232,7 @@ class Filler {
   Populating populating_;
   std::vector<storage::ChunkRequest> requests_;
   std::size_t requests_max_ = kFirstRequests;
+  std::size_t cooled_ = 0;  // targets that are in place as a whole
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};
   std::shared_ptr<std::latch> last_;            // of the batch that was begun last: makes_way

@@ -2,7 +2,7 @@
 //
 // Puts an image's content into regions of memory: populated first, since faulting in page by page costs many times as
 // much as asking for ranges; then chunks in the order in which they lie in the store, straight into place, at any
-// alignment. Excluded bytes are not touched.
+// alignment. Excluded bytes are not touched. Of much, what is in place is made clean for its tracker meanwhile.
 //
 // Threads: used by the thread that restores, which starts others while it runs; the store delivers from several at
 // once, into disjoint memory.

@@ -182,7 +182,10 @@ Status EngineImplementation::fill_regions(const std::shared_ptr<const ResolvedIm
   if (lazily != nullptr) take_lazily(*lazily, targets);
   if (const auto filled = fill(*store_, targets); !filled) {
     lazily.reset();
-    for (const auto& target : targets) VARVE_TRY(track_again(*target.region));
+    for (const auto& target : targets) {
+      target.region->tracking.reset();  // what is in place may have become clean already, and will be written again
+      VARVE_TRY(track_again(*target.region));
+    }
     const Error& cause = filled.error();
     return fail(cause.code(),
                 {fmt::format("restore of image {} failed half-way, and the regions hold neither state", half_restored_),

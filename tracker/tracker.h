@@ -131,6 +131,10 @@ class Tracking {
   /// returned, with the last committed content, and says settled() for those that are equal. A back end that can only
   /// protect everything at a cut (soft-dirty), or nothing (hash), cools nothing here.
   virtual Status cool(PageRuns& cooled) = 0;
+  /// Does the first cool()'s work for the pages up to `end`, from where the last call ended: for who knows that they
+  /// won't be written before that, and has nothing else to do. cool() then names them with the others, unless a cut
+  /// came between. No effect after the first one, nor where nothing is cooled.
+  virtual void cool_ahead(std::uintptr_t end) = 0;
   /// These pages, of the last cool(), were read since and are equal to the last committed content: no longer pending.
   /// Passes over pages that were cooled while an older cut was neither committed nor followed by a committed one: its
   /// image may yet become the last committed content. So cool() after committed(), not before.

@@ -298,14 +298,13 @@ Status TrackingImpl::cool(PageRuns& cooled) {
   MutexLock one_at_a_time(cooling_);
   BackEnd* const back_end = mechanism();
   if (back_end == nullptr || back_end->protects() != Protects::ranges) return {};
-  {
-    MutexLock lock(mutex_);
-    pending_.begin_cool();
-  }
   const bool first = !armed_.load();
   std::size_t written = range_.size_bytes() / page_bytes();
   PageRuns ranges;
-  if (first) {
+  if (auto ahead = std::exchange(ahead_, {}); ahead && cuts() == ahead->cuts) {
+    cooled = std::move(ahead->cooled);
+    if (ahead->end < range_.end) ranges.push_back({ahead->end, range_.end});
+  } else if (begin_cool(); first) {
     remember_huge_pages(*back_end);
     ranges.push_back(range_);
   } else {
@@ -325,6 +324,32 @@ Status TrackingImpl::cool(PageRuns& cooled) {
   decide_whether_to_list(protected_pages);
   gather_huge_pages();
   return {};
+}
+
+void TrackingImpl::cool_ahead(std::uintptr_t end) {
+  if (forked()) return;
+  MutexLock one_at_a_time(cooling_);
+  BackEnd* const back_end = mechanism();
+  if (back_end == nullptr || back_end->protects() != Protects::ranges || armed_.load()) return;
+  if (!ahead_) {
+    begin_cool();
+    remember_huge_pages(*back_end);
+    ahead_ = Ahead{range_.begin, cuts(), {}};
+  }
+  const PageRange part = clip({ahead_->end, std::max(ahead_->end, end)});
+  if (part.begin == part.end || !back_end->begin_protecting()) return;
+  // An error is cool()'s to tell: it comes to the same pages.
+  if (protect_in_slices(*back_end, part, ahead_->cooled)) ahead_->end = part.end;
+}
+
+void TrackingImpl::begin_cool() {
+  MutexLock lock(mutex_);
+  pending_.begin_cool();
+}
+
+std::uint64_t TrackingImpl::cuts() const {
+  MutexLock lock(mutex_);
+  return pending_.cuts();
 }
 
 void TrackingImpl::remember_huge_pages(BackEnd& back_end) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 #include <string>
 
 #include "base/mutex.h"
@@ -40,6 +41,7 @@ class TrackingImpl final : public Tracking {
   void touch(PageRange pages) override;
   void reduced(std::uint64_t epoch, const Reduced& found) override;
   Status cool(PageRuns& cooled) override;
+  void cool_ahead(std::uintptr_t end) override;
   void settled(const PageRuns& pages) override;
   void expect_drop() override { drop_expected_.store(true); }
   TrackingCounters counters() const override;
@@ -75,6 +77,8 @@ class TrackingImpl final : public Tracking {
   Status protect_in_slices(BackEnd& back_end, PageRange range, PageRuns& cooled) VARVE_REQUIRES(cooling_);
   /// What to protect now. `written`: how many pages are.
   PageRuns plan(BackEnd& back_end, std::size_t& written) VARVE_REQUIRES(cooling_);
+  void begin_cool();
+  std::uint64_t cuts() const;
   void arm() VARVE_REQUIRES(cooling_);
   void remember_huge_pages(BackEnd& back_end) VARVE_REQUIRES(cooling_);
   void gather_huge_pages() VARVE_REQUIRES(cooling_);
@@ -107,6 +111,13 @@ class TrackingImpl final : public Tracking {
   std::size_t slice_bytes_ VARVE_GUARDED_BY(cooling_) = std::size_t{4} << 20;
   ScanBuffer cool_buffer_ VARVE_GUARDED_BY(cooling_);
   HugeBlocks huge_blocks_ VARVE_GUARDED_BY(cooling_);
+  /// What cool_ahead() did: up to where, what was written there, and how many cuts there were. Empty: nothing.
+  struct Ahead {
+    std::uintptr_t end = 0;
+    std::uint64_t cuts = 0;
+    PageRuns cooled;
+  };
+  std::optional<Ahead> ahead_ VARVE_GUARDED_BY(cooling_);
 };
 
 }  // namespace varve::tracker

@@ -192,6 +192,40 @@ TEST_P(TrackerContract, CooledPagesArePendingUntilSettledOrCommitted) {
   EXPECT_EQ(tracked.cut(), Pages({2}));
 }
 
+TEST_P(TrackerContract, WhatWasCooledAheadIsNamedAndSettledWithTheRest) {
+  if (!protects_ranges()) GTEST_SKIP() << "nothing is protected between cuts";
+  const Memory memory(500);
+  Tracked tracked(memory, memory.range(), kind());
+  tracked->cool_ahead(memory.range(0, 100).end);
+  tracked->cool_ahead(memory.range(0, 50).end);
+  tracked->cool_ahead(memory.range(0, 300).end);
+  memory.write(77);
+  EXPECT_EQ(tracked.cool(), memory.all());
+  memory.write(400);
+  tracked.settle(Memory::some(0, 499));
+  EXPECT_EQ(tracked.cut(), Pages({77, 400, 499}));
+  tracked->cool_ahead(memory.range().end);  // not any more
+  memory.write(5);
+  EXPECT_TRUE(includes(tracked.cut(), Pages({5, 77, 400, 499})));
+}
+
+TEST_P(TrackerContract, WhatWasCooledAheadOfACutIsASuspectUntilItIsCommitted) {
+  if (!protects_ranges()) GTEST_SKIP() << "nothing is protected between cuts";
+  const Memory memory(100);
+  Tracked tracked(memory, memory.range(), kind());
+  tracked->cool_ahead(memory.range(0, 60).end);
+  EXPECT_EQ(tracked.cut(), memory.all());
+  memory.write(3);
+  const Pages cooled = tracked.cool();
+  EXPECT_TRUE(includes(cooled, Memory::some(60, 100))) << "what was protected ahead is not named again";
+  EXPECT_TRUE(cooled.contains(3));
+  tracked.settle(cooled);  // too early: the image is in flight
+  EXPECT_EQ(tracked.cut(), memory.all());
+  tracked->committed(tracked.epoch());
+  memory.write(4);
+  EXPECT_EQ(tracked.cut(), Pages({4}));
+}
+
 TEST_P(TrackerContract, WhatARestoreFilledCanBeSettledBeforeTheFirstImage) {
   if (!protects_ranges()) GTEST_SKIP() << "nothing is protected between cuts";
   const Memory memory(500);

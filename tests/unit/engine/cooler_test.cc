@@ -43,6 +43,7 @@ class FakeTracking : public tracker::Tracking {
     if (while_cooling) while_cooling();
     return {};
   }
+  void cool_ahead(std::uintptr_t) override {}
   void settled(const PageRuns& pages) override {
     settled_pages.insert(settled_pages.end(), pages.begin(), pages.end());
   }
