@@ -74,7 +74,7 @@ class StagingCapturer final : public Capturer {
   /// The same, until faulting in staging turns out to cost more than a fork of what is left.
   std::vector<MemorySpan> copy_while_cheaper(std::span<const MemorySpan> spans, StagedStream& stream,
                                              CaptureOutcome& outcome);
-  std::unique_ptr<ForkHolder> fork(const std::vector<MemorySpan>& held, LiveReader* live, CaptureOutcome& outcome);
+  std::unique_ptr<ForkHolder> fork(std::vector<MemorySpan> held, LiveReader* live, CaptureOutcome& outcome);
 
   const Capture wanted_;
   const std::uint32_t chunk_bytes_;
@@ -193,10 +193,9 @@ Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> span
     };
     // What must be copied anyway goes into the stream first.
     if (const auto others = only(false); !others.empty()) copy(others, {}, staged, outcome);
-    auto held = only(true);
-    if (!held.empty()) holder = fork(held, live.get(), outcome);
+    if (auto held = only(true); !held.empty()) holder = fork(std::move(held), live.get(), outcome);
     VARVE_FAULT_POINT(capture_half);
-    if (holder == nullptr) copy(held, {}, staged, outcome);
+    if (holder == nullptr) copy(only(true), {}, staged, outcome);
   }
   staged.finish(std::move(holder), std::move(live));
   return outcome;
@@ -263,13 +262,15 @@ std::vector<MemorySpan> StagingCapturer::copy(std::span<const MemorySpan> spans,
   return left;
 }
 
-std::unique_ptr<ForkHolder> StagingCapturer::fork(const std::vector<MemorySpan>& held, LiveReader* live,
+std::unique_ptr<ForkHolder> StagingCapturer::fork(std::vector<MemorySpan> held, LiveReader* live,
                                                   CaptureOutcome& outcome) {
+  std::uint64_t bytes = 0;
+  for (const MemorySpan& span : held) bytes += span.bytes;
   const std::uint64_t resident = resident_pages();
   const std::uint64_t begin = monotonic_ns();
   if (live != nullptr) live->expect_fork(held);
   const std::uint64_t expected_ns = monotonic_ns() - begin;
-  auto holder = holders_.start(held);
+  auto holder = holders_.start(std::move(held));
   if (!holder) {
     cuts_without_fork_ = next_cuts_without_fork_;
     next_cuts_without_fork_ = std::min(next_cuts_without_fork_ * 2, kMostCutsWithoutFork);
@@ -279,7 +280,7 @@ std::unique_ptr<ForkHolder> StagingCapturer::fork(const std::vector<MemorySpan>&
   }
   next_cuts_without_fork_ = 1;
   if (!costs_are_given_) costs_->forked(resident, expected_ns + holder.value()->clone_ns());
-  for (const MemorySpan& span : held) outcome.forked_bytes += span.bytes;
+  outcome.forked_bytes += bytes;
   return std::move(holder).value();
 }
 
