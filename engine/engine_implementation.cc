@@ -83,15 +83,16 @@ Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const O
 }
 
 Result<std::unique_ptr<EngineImplementation>> EngineImplementation::open(const Options& options,
-                                                                         std::unique_ptr<storage::Io> io) {
+                                                                         std::unique_ptr<storage::Io> io,
+                                                                         const CaptureTuning& tuning) {
   VARVE_TRY(check_options(options));
   VARVE_TRY_ASSIGN(auto wanted, resolve_choices(options));
   std::unique_ptr<EngineImplementation> engine(new EngineImplementation(options, std::move(wanted)));
-  VARVE_TRY(engine->start(std::move(io)));
+  VARVE_TRY(engine->start(std::move(io), tuning));
   return engine;
 }
 
-Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
+Status EngineImplementation::start(std::unique_ptr<storage::Io> io, const CaptureTuning& tuning) {
   MutexLock lock(api_mutex_);
   io_description_ = describe_io(*io);
   VARVE_TRY_ASSIGN(file_system_, io->file_system());
@@ -114,7 +115,7 @@ Status EngineImplementation::start(std::unique_ptr<storage::Io> io) {
   capturer_options.wanted = wanted_.capture;
   capturer_options.chunk_bytes = store_->chunk_bytes();
   if (options_.nice != 0) capturer_options.niceness = background_niceness_;
-  VARVE_TRY_ASSIGN(capturer_, Capturer::create(capturer_options));
+  VARVE_TRY_ASSIGN(capturer_, create_capturer(capturer_options, tuning));
 
   last_number_ = chain_->next_number() - 1;
   image_writer_ = std::make_unique<ImageWriter>(

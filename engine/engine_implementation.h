@@ -27,6 +27,7 @@
 #include "base/mutex.h"
 #include "engine/background_writer.h"
 #include "engine/capture.h"
+#include "engine/capture_tuning.h"
 #include "engine/chain.h"
 #include "engine/choices.h"
 #include "engine/cooler.h"
@@ -46,7 +47,8 @@ class EngineImplementation {
  public:
   static Result<std::unique_ptr<EngineImplementation>> open(const Options& options);
   /// The same over an Io of the caller's: tests use the simulated one. `options.store` is for messages only.
-  static Result<std::unique_ptr<EngineImplementation>> open(const Options& options, std::unique_ptr<storage::Io> io);
+  static Result<std::unique_ptr<EngineImplementation>> open(const Options& options, std::unique_ptr<storage::Io> io,
+                                                            const CaptureTuning& tuning = {});
   /// Like a kill: drops what is not committed, seals nothing.
   ~EngineImplementation();
 
@@ -75,7 +77,7 @@ class EngineImplementation {
  private:
   EngineImplementation(const Options& options, Wanted wanted);
 
-  Status start(std::unique_ptr<storage::Io> io);
+  Status start(std::unique_ptr<storage::Io> io, const CaptureTuning& tuning);
   /// Whether calls make sense: not in a forked child, not after close().
   Status check_process(std::string_view what) const;
   Status check_open(std::string_view what) VARVE_REQUIRES(api_mutex_);

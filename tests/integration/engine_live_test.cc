@@ -14,6 +14,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/capture_tuning.h"
 #include "engine/engine_implementation.h"
 #include "storage/forwarding_io.h"
 #include "storage/io.h"
@@ -63,9 +64,14 @@ class EngineLive : public ::testing::Test {
   void SetUp() override {
     options_ = small_options(directory_ / "store");
     options_.capture = Capture::fork;
+    open({});
+  }
+  void open(const CaptureTuning& tuning) {
+    engine_.reset();
     auto io = storage::open_io(options_.store, {});
     ASSERT_OK(io);
-    auto engine = EngineImplementation::open(options_, std::make_unique<GatedWritesIo>(std::move(*io), writes_));
+    auto engine =
+        EngineImplementation::open(options_, std::make_unique<GatedWritesIo>(std::move(*io), writes_), tuning);
     ASSERT_OK(engine);
     engine_ = std::move(*engine);
   }
@@ -278,6 +284,42 @@ TEST_F(EngineLive, a_write_between_two_cuts_is_in_the_second_image_only) {
     EXPECT_OK(older.wait());
     EXPECT_OK(newer.wait());
   }
+  expect_images_show_their_cuts();
+}
+
+TEST_F(EngineLive, what_is_copied_until_staging_would_have_to_grow_and_forked_from_there_on_is_in_one_image) {
+  options_.capture = Capture::automatic;
+  options_.staging_bytes = std::size_t{128} << 20;
+  CaptureTuning tuning;
+  tuning.first_bytes = std::size_t{4} << 20;
+  tuning.costs = CaptureCosts{.copy_bytes_per_ns = 1000, .fork_page_ns = 1, .fault_ns = 1'000'000};
+  // Chosen at first: copying. Once some is copied, growing is too dear.
+  tuning.growing_ns = [](std::uint64_t bytes) { return bytes > std::uint64_t{33} << 20 ? 0 : std::uint64_t{1} << 50; };
+  open(tuning);
+  const auto first = add("first", {.pages = 3000, .begin = 100});
+  const auto second = add("second", {.pages = 6000});  // more than the background takes before it waits
+  Hooks hooks;
+  std::uint64_t seed = 1000;
+  hooks.after_cut = [&] {
+    for (const auto region : {first, second})
+      for (std::size_t at = 0; at + 4096 < region.size(); at += 5 * Pages::page_bytes())
+        fill(region.subspan(at, 4096), ++seed);
+  };
+  writes_.gate.shut();
+  const auto before = take();  // keeps what is warm of staging
+  for (const auto region : {first, second}) fill(region, ++seed);
+  engine_->set_hooks(hooks);
+  const auto ticket = take();
+  engine_->set_hooks({});
+  writes_.gate.open();
+  EXPECT_OK(before.wait());
+  const auto result = ticket.wait();
+  ASSERT_OK(result);
+  EXPECT_EQ(result->captured_bytes, first.size() + second.size());
+  EXPECT_TRUE(result->capture_why.starts_with("copy: ")) << result->capture_why;
+  EXPECT_NE(result->capture_why.find("; then fork: "), std::string::npos) << result->capture_why;
+  EXPECT_EQ(result->live_bytes > 0, tells());
+  EXPECT_LT(result->live_bytes, result->captured_bytes - (std::size_t{1} << 20));
   expect_images_show_their_cuts();
 }
 
