@@ -2,12 +2,15 @@
 //
 // When the store fails: the image fails, the program goes on, no dirty page is forgotten, and a damaged store is never
 // taken for a fresh one. Back-pressure, too. On simulated disks.
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "engine/engine_implementation.h"
+#include "storage/format.h"
 #include "tests/integration/engine_fixture.h"
 #include "tests/integration/gated_io.h"
 #include "tests/support/simulated_io.h"
@@ -364,6 +367,59 @@ TEST_F(EngineFailure, a_restore_that_fails_half_way_says_so_and_holds_up_checkpo
   EXPECT_TRUE(same(memory_.span(), first));
   EXPECT_OK(checkpoint(*engine));
   ASSERT_OK(engine->close());
+}
+
+// More than is read at once: the first of it is clean for the tracker while the rest is read, or turns out damaged.
+TEST_F(EngineFailure, a_large_restore_leaves_a_small_delta_also_after_one_that_failed_half_way) {
+  constexpr std::size_t kPages = 40'000;
+  Pages large(kPages);
+  const auto open_with = [this, &large] {
+    auto engine = opened();
+    EXPECT_OK(engine->protect("large", large.begin(), large.bytes(), {}));
+    return engine;
+  };
+  const auto checkpoint_is_small = [](EngineImplementation& engine) {
+    const auto result = checkpoint(engine);
+    ASSERT_OK(result);
+    if (engine.choices().tracker.starts_with("uffd")) {
+      EXPECT_LE(result->captured_bytes, 8 * Pages::page_bytes());
+    }
+    EXPECT_EQ(result->new_chunks, 1U);
+  };
+  for (std::size_t page = 0; page < kPages; ++page)
+    std::memset(large.page(page), static_cast<int>(1 + page % 97), Pages::page_bytes());
+  const auto first = copy_of(large.span());
+  auto engine = open_with();
+  ASSERT_OK(checkpoint(*engine));
+  ASSERT_OK(engine->close());
+  const auto before = disk_.files();
+
+  std::memset(large.begin(), 0x55, large.bytes());
+  engine = open_with();
+  ASSERT_OK(engine->restore("1"));
+  EXPECT_TRUE(same(large.span(), first));
+  fill(std::span(large.page(kPages - 1), Pages::page_bytes()), 7);
+  checkpoint_is_small(*engine);
+  ASSERT_OK(engine->close());
+  for (const auto& file : disk_.files())
+    if (file.ends_with(".seg") && std::ranges::find(before, file) == before.end())
+      disk_.flip_bit(file, storage::kSegmentHeaderBytes + 100, 3);  // the only frame with that page
+
+  std::memset(large.begin(), 0x55, large.bytes());
+  engine = open_with();
+  const auto failed = engine->restore("2");
+  ASSERT_ERROR(ErrorCode::corruption, failed);
+  EXPECT_NE(failed.error().message().find("half-way"), std::string::npos) << failed.error().message();
+  ASSERT_OK(engine->restore("1"));
+  EXPECT_TRUE(same(large.span(), first));
+  fill(std::span(large.page(5), Pages::page_bytes()), 8);
+  const auto last = copy_of(large.span());
+  checkpoint_is_small(*engine);
+  ASSERT_OK(engine->close());
+  std::memset(large.begin(), 0x55, large.bytes());
+  engine = open_with();
+  ASSERT_OK(engine->restore("latest"));
+  EXPECT_TRUE(same(large.span(), last));
 }
 
 TEST_F(EngineFailure, a_rollback_is_refused_when_an_image_in_flight_fails) {
