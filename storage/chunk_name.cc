@@ -2,7 +2,6 @@
 #include "storage/chunk_name.h"
 
 #include <cstring>
-#include <vector>
 
 #include "storage/hash_kernels.h"
 
@@ -52,10 +51,9 @@ std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed) {
 }
 
 std::uint64_t checksum(Parts parts, std::uint64_t seed) {
-  std::vector<HashPart> known;
-  known.reserve(parts.size());
-  for (const auto& part : parts) known.push_back({part.data(), part.size()});
-  return best().hash_64_parts(known.data(), known.size(), seed);
+  Checksum sum(seed);
+  for (const auto& part : parts) sum.add(part);
+  return sum.value();
 }
 
 Checksum::Checksum(std::uint64_t seed) {

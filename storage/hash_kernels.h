@@ -13,11 +13,6 @@
 
 namespace varve::storage {
 
-struct HashPart {
-  const void* content;
-  std::size_t bytes;
-};
-
 struct HashKernels {
   const char* name;
   /// XXH3_128bits_withSecret: out[0] is the low half.
@@ -25,9 +20,7 @@ struct HashKernels {
                    std::uint64_t out[2]);
   /// XXH3_64bits_withSeed
   std::uint64_t (*hash_64)(const void* content, std::size_t bytes, std::uint64_t seed);
-  /// The same of parts, one behind the other.
-  std::uint64_t (*hash_64_parts)(const HashPart* parts, std::size_t count, std::uint64_t seed);
-  /// The same of parts that come later; `state`: kHashStateBytes at a multiple of 64.
+  /// The same of parts, one behind the other; `state`: kHashStateBytes at a multiple of 64.
   void (*hash_64_begin)(void* state, std::uint64_t seed);
   void (*hash_64_add)(void* state, const void* content, std::size_t bytes);
   std::uint64_t (*hash_64_end)(const void* state);
