@@ -344,6 +344,8 @@ std::uint32_t StoreImplementation::add_own_segment(const SegmentHeader& header, 
                                                    std::uint64_t end) {
   const MutexLock lock(mutex_);
   VARVE_CHECK(segments_.size() < kMaxSegments);
+  // A refresh in another thread may have come across the file already, and have taken it for a stranger's.
+  if (const auto seen = by_name_.find(header.name); seen != by_name_.end()) drop(seen->second);
   Segment& added = segments_.emplace_back();
   added.ordinal = static_cast<std::uint32_t>(segments_.size());
   added.name = header.name;

@@ -4,12 +4,15 @@
 #include "storage/collect.h"
 
 #include <cerrno>
+#include <functional>
 #include <map>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "base/try.h"
 #include "storage/chain_lock.h"
+#include "storage/forwarding_io.h"
 #include "storage/inventory.h"
 #include "storage/store_file.h"
 #include "storage/verify.h"
@@ -442,6 +445,49 @@ TEST(Collect, AReaderThatComesAndGoesDoesNotKeepItOut) {
   gate->reset();
   shared->reset();
   EXPECT_TRUE(lock_store_exclusive(*io, 1).has_value());
+}
+
+/// Calls back when a segment has just got its name.
+class AnnouncingIo final : public ForwardingIo {
+ public:
+  AnnouncingIo(std::unique_ptr<Io> inner, std::function<void()> named)
+      : ForwardingIo(*inner), inner_(std::move(inner)), named_(std::move(named)) {}
+  Status rename(std::string_view from, std::string_view to) override {
+    VARVE_TRY(ForwardingIo::rename(from, to));
+    if (to.ends_with(".seg")) named_();
+    return {};
+  }
+
+ private:
+  const std::unique_ptr<Io> inner_;
+  const std::function<void()> named_;
+};
+
+// Another thread may list images at the very moment in which a segment of ours appears.
+TEST(Collect, ASegmentThatARefreshSawBeforeItsWriterKnewItIsRemovedOnce) {
+  SimulatedDisk disk;
+  std::unique_ptr<Store> store;
+  std::size_t refreshed = 0;
+  auto opened = Store::open(std::make_unique<AnnouncingIo>(disk.open(),
+                                                           [&] {
+                                                             ASSERT_OK(store->refresh());
+                                                             ++refreshed;
+                                                           }),
+                            small_segments());
+  ASSERT_OK(opened);
+  store = std::move(*opened);
+  auto writer = open_chain(*store);
+  States states;
+  for (std::uint64_t number = 1; number <= 6; ++number) add_image(*store, *writer, "main", number, states);
+  ASSERT_OK(store->refresh());
+  EXPECT_GE(refreshed, 3U);
+  EXPECT_EQ(store->statistics().indexed_chunks, open_store(disk)->statistics().indexed_chunks) << "known twice";
+  retire(*writer, 1, 5, states);
+  CollectReport report;
+  collect(*store, *writer, report);
+  EXPECT_GE(report.segments_dropped + report.segments_rewritten, 2U);
+  check(*store, "main", states);
+  ASSERT_OK(writer->close());
 }
 
 }  // namespace
