@@ -17,7 +17,9 @@
 #include <cstdlib>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "base/bytes.h"
 #include "base/huge_memory.h"
 
 namespace varve {
@@ -32,13 +34,33 @@ class UnforkedArray {
 
   UnforkedArray() = default;
   explicit UnforkedArray(std::size_t count) : bytes_(count * sizeof(T)) {
-    void* memory = bytes_ >= kLargeBytes ? map() : nullptr;
+    void* memory = bytes_ >= kLargeBytes ? map(bytes_) : nullptr;
+    if (memory != nullptr) mapped_by_ = getpid();
     if (memory == nullptr) memory = std::calloc(count, sizeof(T));
     if (memory == nullptr && count != 0) std::abort();  // as operator new does, where nobody catches
     elements_ = static_cast<T*>(memory);
   }
+  /// Several of the same length, where they are large together in one mapping, each in pages of its own: the kernel is
+  /// asked once for all of them, and each gives its own memory back.
+  static std::vector<UnforkedArray> several(std::size_t arrays, std::size_t count) {
+    std::vector<UnforkedArray> made(arrays);
+    const std::size_t each = round_up(count * sizeof(T), static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
+    void* const memory = arrays * count * sizeof(T) >= kLargeBytes ? map(arrays * each) : nullptr;
+    for (std::size_t i = 0; i < arrays; ++i) {
+      if (memory == nullptr) {
+        made[i] = UnforkedArray(count);
+        continue;
+      }
+      made[i].elements_ = reinterpret_cast<T*>(static_cast<std::byte*>(memory) + i * each);
+      made[i].bytes_ = count * sizeof(T);
+      made[i].mapped_by_ = getpid();
+    }
+    return made;
+  }
   UnforkedArray(UnforkedArray&& other) noexcept
-      : elements_(std::exchange(other.elements_, nullptr)), bytes_(other.bytes_), mapped_by_(other.mapped_by_) {}
+      : elements_(std::exchange(other.elements_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        mapped_by_(std::exchange(other.mapped_by_, 0)) {}
   UnforkedArray& operator=(UnforkedArray&& other) noexcept {
     std::swap(elements_, other.elements_);
     std::swap(bytes_, other.bytes_);
@@ -57,15 +79,15 @@ class UnforkedArray {
     if (mapped_by_ != 0) populate(reinterpret_cast<std::byte*>(elements_), bytes_);
   }
 
+  std::size_t size() const { return bytes_ / sizeof(T); }
   T& operator[](std::size_t index) { return elements_[index]; }
   const T& operator[](std::size_t index) const { return elements_[index]; }
 
  private:
-  void* map() {
-    void* const memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  static void* map(std::size_t bytes) {
+    void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
-    madvise(memory, bytes_, MADV_DONTFORK);  // refused: it costs time only
-    mapped_by_ = getpid();
+    madvise(memory, bytes, MADV_DONTFORK);  // refused: it costs time only
     return memory;
   }
 

@@ -19,6 +19,8 @@ namespace varve::storage {
 namespace {
 
 constexpr unsigned kMaxThreads = 32;
+/// Of the chunks that are expected: when so many have come, the index grows for the others.
+constexpr std::uint64_t kPartSeen = 16;
 
 }  // namespace
 
@@ -136,20 +138,20 @@ bool ChainWriterImplementation::warm_up() {
 void ChainWriterImplementation::expect(std::uint64_t chunks) {
   VARVE_CHECK(begun_);
   expected_chunks_ = chunks;
+  // While there is nothing to write yet; memory that is not used then was never there.
+  store_.reserve(chunks / kPartSeen);
+  content_.names.reserve(committed_names_ + chunks);
+  content_.frames.reserve(committed_frames_ + chunks / (kFrameRawBytes / store_.chunk_bytes()));
   segment_->expect(chunks * store_.chunk_bytes());
 }
 
 void ChainWriterImplementation::grow_index() {
-  constexpr std::uint64_t kPart = 16;
   const std::uint64_t seen = counts_.new_chunks + counts_.reused_chunks;
-  if (expected_chunks_ == 0 || seen < expected_chunks_ / kPart) return;
+  if (expected_chunks_ == 0 || seen < expected_chunks_ / kPartSeen) return;
   const std::uint64_t left = expected_chunks_ - std::min(expected_chunks_, seen);
   // In steps, it would be built anew several times. But for chunks that turn out to be stored already it is not to
   // grow.
-  if (counts_.new_chunks >= seen - seen / kPart) {
-    store_.expect(left);
-    content_.names.reserve(committed_names_ + expected_chunks_);
-  }
+  if (counts_.new_chunks >= seen - seen / kPartSeen) store_.expect(left);
   expected_chunks_ = 0;
 }
 
@@ -475,6 +477,9 @@ void ChainWriterImplementation::end_image() {
   clear_frames();
   stored_.close_files();
   store_lock_.reset();
+  // What was expected and is stored already.
+  if (content_.names.capacity() / 2 > content_.names.size()) content_.names.shrink_to_fit();
+  if (content_.frames.capacity() / 2 > content_.frames.size()) content_.frames.shrink_to_fit();
   count_memory();
 }
 

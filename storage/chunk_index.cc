@@ -11,8 +11,9 @@ namespace {
 
 constexpr std::size_t kShards = 64;
 constexpr std::uint64_t kSplitAt = 8192;  // entries
+constexpr std::uint64_t kSplitCapacity = kSplitAt / kShards * 13 / 10;
 constexpr std::uint32_t kFirstCapacity = 32;
-constexpr std::uint64_t kGrowingPart = 16;
+constexpr std::uint64_t kGrowingPart = 8;
 
 // A place in 64 bits: segment (19), difference (1), offset / 64 (36), slot (8). Segments count from 1, so that 0 is no
 // place.
@@ -26,6 +27,11 @@ static_assert(kFrameChunks == 1U << kSlotBits);
 
 /// Entries that an array of this capacity may hold.
 constexpr std::uint64_t bound(std::uint64_t capacity) { return capacity * 87 / 100; }
+
+/// For that many entries, and some: names spread evenly, and a shard that gets more than its part grows as it goes.
+constexpr std::uint64_t capacity_for(std::uint64_t entries) {
+  return std::max<std::uint64_t>(kFirstCapacity, entries * 100 / 80);
+}
 
 }  // namespace
 
@@ -57,11 +63,14 @@ void ChunkIndex::Shard::put(Entry entry) {
   ++size;
 }
 
-void ChunkIndex::Shard::grow(std::uint64_t wanted) {
+void ChunkIndex::Shard::grow(std::uint64_t wanted) { move_to(UnforkedArray<Entry>(wanted), wanted); }
+
+void ChunkIndex::Shard::move_to(UnforkedArray<Entry> room, std::uint64_t wanted) {
   VARVE_CHECK(wanted > capacity && wanted < std::uint64_t{1} << 32);
   Shard larger;
   larger.capacity = static_cast<std::uint32_t>(wanted);
-  larger.entries = UnforkedArray<Entry>(larger.capacity);
+  larger.entries = std::move(room);
+  larger.entries.fault_in();  // what is moved goes all over it
   for (std::uint32_t slot = 0; slot < capacity; ++slot)
     if (entries[slot].place != 0) larger.put(entries[slot]);
   *this = std::move(larger);
@@ -91,7 +100,7 @@ bool ChunkIndex::insert(const ChunkName& name, const ChunkPlace& place) {
     if (!place.difference && difference && erase(name, *difference)) insert(name, place);
     return false;
   }
-  if (shards_.size() == 1 && size_ >= kSplitAt) split();
+  if (shards_.size() == 1 && size_ >= kSplitAt) split(kSplitCapacity);
   Shard& shard = shard_of(name);
   if (shard.size + 1 > bound(shard.capacity))
     shard.grow(std::max<std::uint64_t>(kFirstCapacity, std::uint64_t{shard.capacity} * 13 / 10));
@@ -130,12 +139,13 @@ void ChunkIndex::erase_segment(std::uint32_t segment) {
   }
 }
 
-void ChunkIndex::split() {
+void ChunkIndex::split(std::uint64_t capacity) {
   const Shard all = std::move(shards_.front());
   shards_ = std::vector<Shard>(kShards);
   inserts_left_ = 0;
-  const std::uint64_t each = kSplitAt / kShards * 13 / 10;
-  for (Shard& shard : shards_) shard.grow(each);
+  expected_rooms_.clear();
+  auto arrays = rooms(capacity);
+  for (std::size_t i = 0; i < kShards; ++i) shards_[i].move_to(std::move(arrays[i]), capacity);
   for (std::uint32_t slot = 0; slot < all.capacity; ++slot) {
     if (all.entries[slot].place == 0) continue;
     Shard& shard = shard_of(all.entries[slot].name);
@@ -145,28 +155,34 @@ void ChunkIndex::split() {
 }
 
 void ChunkIndex::reserve(std::uint64_t count) {
-  if (shards_.size() == 1 && size_ + count > kSplitAt) split();
-  for (Shard& shard : shards_) make_room(shard, (size_ + count) / shards_.size());
+  if (shards_.size() == 1 && size_ + count > kSplitAt) split(capacity_for((size_ + count) / kShards));
+  const std::uint64_t each = (size_ + count) / shards_.size();
+  const auto has_room = [each](const Shard& shard) { return each <= bound(shard.capacity); };
+  if (std::ranges::all_of(shards_, has_room)) return;
+  auto arrays = rooms(capacity_for(each));
+  for (std::size_t i = 0; i < shards_.size(); ++i)
+    if (!has_room(shards_[i])) shards_[i].move_to(std::move(arrays[i]), capacity_for(each));
 }
 
-/// Names spread evenly: a shard that gets more than its part grows as it goes.
-void ChunkIndex::make_room(Shard& shard, std::uint64_t each) {
-  if (each <= bound(shard.capacity)) return;
-  shard.grow(std::max<std::uint64_t>(kFirstCapacity, each * 100 / 80));
-  shard.entries.fault_in();
+std::vector<UnforkedArray<ChunkIndex::Entry>> ChunkIndex::rooms(std::uint64_t capacity) const {
+  return UnforkedArray<Entry>::several(shards_.size(), capacity);
 }
 
 void ChunkIndex::expect(std::uint64_t count) {
-  if (shards_.size() == 1 && size_ + count > kSplitAt) split();
-  expected_each_ = (size_ + count) / shards_.size();
+  if (shards_.size() == 1 && size_ + count > kSplitAt) split(kSplitCapacity);
+  const std::uint64_t each = (size_ + count) / shards_.size();
+  expected_capacity_ = capacity_for(each);
+  expected_rooms_ = rooms(expected_capacity_);
   inserts_a_shard_ = std::max<std::uint64_t>(1, count / kGrowingPart / shards_.size());
   next_to_grow_ = 0;
   go_on_growing();
 }
 
 void ChunkIndex::go_on_growing() {
-  make_room(shards_[next_to_grow_], expected_each_);
+  Shard& shard = shards_[next_to_grow_];
+  if (shard.capacity < expected_capacity_) shard.move_to(std::move(expected_rooms_[next_to_grow_]), expected_capacity_);
   inserts_left_ = ++next_to_grow_ < shards_.size() ? inserts_a_shard_ : 0;
+  if (inserts_left_ == 0) expected_rooms_.clear();
 }
 
 std::uint64_t ChunkIndex::memory_bytes() const {

@@ -67,7 +67,7 @@ class ChunkIndex {
   /// Makes room for `count` more entries at once.
   void reserve(std::uint64_t count);
   /// Announces that many more. Room for all of them is made in one step for each shard, and for one shard after the
-  /// other while the first sixteenth of them comes: nobody waits for all of that memory at once.
+  /// other while the first eighth of them comes: nobody waits for all of that memory at once.
   void expect(std::uint64_t count);
 
   std::uint64_t size() const { return size_; }
@@ -96,6 +96,8 @@ class ChunkIndex {
     }
     void put(Entry entry);
     void grow(std::uint64_t capacity);
+    /// Into a zeroed array of that capacity.
+    void move_to(UnforkedArray<Entry> room, std::uint64_t capacity);
     bool erase(std::uint32_t slot);
   };
 
@@ -105,15 +107,18 @@ class ChunkIndex {
 
   const Shard& shard_of(const ChunkName& name) const { return shards_[name.high & (shards_.size() - 1)]; }
   Shard& shard_of(const ChunkName& name) { return shards_[name.high & (shards_.size() - 1)]; }
-  void split();
-  static void make_room(Shard& shard, std::uint64_t each);
+  /// Into shards of this capacity, or what they need.
+  void split(std::uint64_t capacity);
+  /// An array of this capacity for each shard.
+  std::vector<UnforkedArray<Entry>> rooms(std::uint64_t capacity) const;
   void go_on_growing();
 
   std::vector<Shard> shards_;  // 1, or kShards
   std::uint64_t size_ = 0;
 
   // What is expected.
-  std::uint64_t expected_each_ = 0;    // entries of a shard
+  std::vector<UnforkedArray<Entry>> expected_rooms_;
+  std::uint64_t expected_capacity_ = 0;
   std::uint64_t inserts_a_shard_ = 0;  // between two shards that grow
   std::uint64_t inserts_left_ = 0;     // until the next one does; 0: none is to
   std::size_t next_to_grow_ = 0;

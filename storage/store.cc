@@ -328,6 +328,11 @@ void StoreImplementation::find_reusable(std::span<const ChunkName> names, std::u
         names[i], [&](const ChunkPlace& place) VARVE_NO_THREAD_SAFETY_ANALYSIS { return reusable(place, own); });
 }
 
+void StoreImplementation::reserve(std::uint64_t chunks) {
+  const MutexLock lock(mutex_);
+  if (chunks > index_.size()) index_.reserve(chunks);
+}
+
 void StoreImplementation::expect(std::uint64_t chunks) {
   const MutexLock lock(mutex_);
   index_.expect(chunks);

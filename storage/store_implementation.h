@@ -119,7 +119,9 @@ class StoreImplementation final : public Store, public FrameSource {
   std::vector<ChunkPlace> places(const ChunkName& name);
   /// Likewise of several; `places` has as many.
   void find_reusable(std::span<const ChunkName> names, std::uint32_t own, std::span<std::optional<ChunkPlace>> places);
-  /// That many more chunks will come: the index makes room for them.
+  /// Makes room in the index for that many more chunks, at once, unless it is larger than that already.
+  void reserve(std::uint64_t chunks);
+  /// That many more chunks will come: the index makes room for them as they do.
   void expect(std::uint64_t chunks);
   SegmentView view(std::uint32_t ordinal) override;
   SegmentName name_of_segment(std::uint32_t ordinal);

@@ -61,6 +61,38 @@ TEST_P(UnforkedArrayTest, CanBeDestroyedInAChild) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, UnforkedArrayTest, testing::Values(1, kLarge - 1, kLarge, 3 * kLarge + 1));
 
+TEST_P(UnforkedArrayTest, SeveralAreZeroedApartAndEndOneByOne) {
+  constexpr std::size_t kArrays = 5;
+  auto arrays = Array::several(kArrays, GetParam());
+  ASSERT_EQ(arrays.size(), kArrays);
+  for (std::size_t i = 0; i < kArrays; ++i) {
+    arrays[i].fault_in();
+    for (std::size_t at = 0; at < GetParam(); ++at) {
+      ASSERT_EQ(arrays[i][at], 0U);
+      arrays[i][at] = i + 1;
+    }
+  }
+  for (const std::size_t ended : {2U, 0U, 4U, 1U}) {
+    arrays[ended] = Array();
+    for (std::size_t i = 0; i < kArrays; ++i) {
+      if (arrays[i].size() == 0) continue;
+      for (std::size_t at = 0; at < GetParam(); ++at) ASSERT_EQ(arrays[i][at], i + 1);
+    }
+  }
+  const int status = in_child([&arrays] { arrays.clear(); });
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  EXPECT_EQ(arrays[3][GetParam() - 1], 4U);
+}
+
+TEST(UnforkedArray, SeveralSmallOnesAreNotInheritedWhereTheyAreLargeTogether) {
+  auto arrays = Array::several(kLarge, 1);
+  const int status = in_child([&arrays] {
+    void* const place = &arrays[3][0];
+    if (mmap(place, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != place) _exit(1);
+  });
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+}
+
 TEST(UnforkedArray, LeavesWhatAChildHasPutThereAlone) {
   auto array = std::make_unique<Array>(kLarge);
   const int status = in_child([&array] {

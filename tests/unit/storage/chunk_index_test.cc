@@ -115,6 +115,23 @@ TEST(ChunkIndex, ReservesForWhatIsComing) {
   EXPECT_LE(index.memory_bytes(), reserved * 105 / 100);
 }
 
+TEST(ChunkIndex, KeepsWhatItHasWhenItMakesRoom) {
+  for (const std::uint64_t before : {0U, 100U, 9'000U, 200'000U}) {
+    test::Random random(1);
+    ChunkIndex index;
+    for (std::uint64_t count = 0; count < before; ++count) index.insert(name(random), place(1, count));
+    index.reserve(50'000);
+    index.expect(50'000);
+    for (std::uint64_t count = 0; count < 2'000; ++count) index.insert(name(random), place(2, count));
+    index.reserve(1'000'000);  // while it still grows for what was expected
+    for (std::uint64_t count = 2'000; count < 50'000; ++count) index.insert(name(random), place(2, count));
+    EXPECT_EQ(index.size(), before + 50'000);
+    test::Random again(1);
+    for (std::uint64_t count = 0; count < before; ++count) ASSERT_EQ(index.find(name(again)), place(1, count));
+    for (std::uint64_t count = 0; count < 50'000; ++count) ASSERT_EQ(index.find(name(again)), place(2, count));
+  }
+}
+
 TEST(ChunkIndex, GrowsALittleAtATimeForWhatIsExpected) {
   test::Random random(1);
   ChunkIndex index;
@@ -124,7 +141,7 @@ TEST(ChunkIndex, GrowsALittleAtATimeForWhatIsExpected) {
   EXPECT_LE(before, 42U * 40'000);
   std::uint64_t most = 0;
   std::uint64_t count = 0;
-  for (; count < 600'000 / 8; ++count) {
+  for (; count <= 600'000 / 8; ++count) {
     index.insert(name(random), place(2, count));
     most = std::max(most, index.memory_bytes() - before);
     before = index.memory_bytes();
