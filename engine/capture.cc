@@ -51,7 +51,7 @@ class StagingCapturer final : public Capturer {
 
   std::shared_ptr<CaptureStream> make_stream() override { return std::make_shared<StagedStream>(pool_, costs_); }
   Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream,
-                                 std::unique_ptr<LiveReader> live) override;
+                                 std::shared_ptr<LiveReader> live) override;
   bool fits(std::uint64_t bytes) override { return wanted_ != Capture::fork && bytes <= pool_->warm_room_bytes(); }
   bool would_wait(std::uint64_t bytes) override;
   void expect(std::uint64_t bytes) override;
@@ -74,7 +74,9 @@ class StagingCapturer final : public Capturer {
   /// The same, until faulting in staging turns out to cost more than a fork of what is left.
   std::vector<MemorySpan> copy_while_cheaper(std::span<const MemorySpan> spans, StagedStream& stream,
                                              CaptureOutcome& outcome);
-  std::unique_ptr<ForkHolder> fork(std::vector<MemorySpan> held, LiveReader* live, CaptureOutcome& outcome);
+  std::unique_ptr<ForkHolder> fork(std::vector<MemorySpan> held, CaptureOutcome& outcome);
+  /// Hands over what a fork holds, and ends the stall, in the order that `live` wants.
+  void hand_over(std::unique_ptr<ForkHolder> holder, std::shared_ptr<LiveReader> live, StagedStream& stream);
 
   const Capture wanted_;
   const std::uint32_t chunk_bytes_;
@@ -83,6 +85,7 @@ class StagingCapturer final : public Capturer {
   const bool costs_are_given_;
   const std::function<std::uint64_t(std::uint64_t)> growing_ns_;
   ForkHolders holders_;
+  std::uint64_t forked_pages_ = 0;  // resident at the last fork
   // After a fork that failed, so many cuts do without; doubled each time, since failing costs time too.
   std::uint32_t cuts_without_fork_ = 0;
   std::uint32_t next_cuts_without_fork_ = 1;
@@ -173,7 +176,7 @@ CaptureChoice StagingCapturer::choose(const CutSize& cut) {
 }
 
 Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> spans, CaptureStream& stream,
-                                                std::unique_ptr<LiveReader> live) {
+                                                std::shared_ptr<LiveReader> live) {
   auto& staged = static_cast<StagedStream&>(stream);  // make_stream() makes no others
   CaptureOutcome outcome;
   CaptureChoice choice = choose(size_of(spans));
@@ -193,12 +196,27 @@ Result<CaptureOutcome> StagingCapturer::capture(std::span<const MemorySpan> span
     };
     // What must be copied anyway goes into the stream first.
     if (const auto others = only(false); !others.empty()) copy(others, {}, staged, outcome);
-    if (auto held = only(true); !held.empty()) holder = fork(std::move(held), live.get(), outcome);
+    if (auto held = only(true); !held.empty()) holder = fork(std::move(held), outcome);
     VARVE_FAULT_POINT(capture_half);
     if (holder == nullptr) copy(only(true), {}, staged, outcome);
   }
-  staged.finish(std::move(holder), std::move(live));
+  if (holder == nullptr)
+    staged.finish(nullptr, nullptr);
+  else
+    hand_over(std::move(holder), std::move(live), staged);
   return outcome;
+}
+
+void StagingCapturer::hand_over(std::unique_ptr<ForkHolder> holder, std::shared_ptr<LiveReader> live,
+                                StagedStream& stream) {
+  const std::uint64_t clone_ns = holder->clone_ns();
+  const std::uint64_t begin = monotonic_ns();
+  if (live != nullptr) live->watch(holder->spans());
+  const bool reads_beside = live != nullptr && live->beside() == LiveReader::Beside::reader;
+  if (live != nullptr && !reads_beside) live->end_stall();
+  stream.finish(std::move(holder), live);
+  if (reads_beside) live->end_stall();
+  if (!costs_are_given_) costs_->forked(forked_pages_, clone_ns + (monotonic_ns() - begin));
 }
 
 CutSize StagingCapturer::size_of(std::span<const MemorySpan> spans) const {
@@ -262,14 +280,10 @@ std::vector<MemorySpan> StagingCapturer::copy(std::span<const MemorySpan> spans,
   return left;
 }
 
-std::unique_ptr<ForkHolder> StagingCapturer::fork(std::vector<MemorySpan> held, LiveReader* live,
-                                                  CaptureOutcome& outcome) {
+std::unique_ptr<ForkHolder> StagingCapturer::fork(std::vector<MemorySpan> held, CaptureOutcome& outcome) {
   std::uint64_t bytes = 0;
   for (const MemorySpan& span : held) bytes += span.bytes;
-  const std::uint64_t resident = resident_pages();
-  const std::uint64_t begin = monotonic_ns();
-  if (live != nullptr) live->expect_fork(held);
-  const std::uint64_t expected_ns = monotonic_ns() - begin;
+  forked_pages_ = resident_pages();
   auto holder = holders_.start(std::move(held));
   if (!holder) {
     cuts_without_fork_ = next_cuts_without_fork_;
@@ -279,7 +293,6 @@ std::unique_ptr<ForkHolder> StagingCapturer::fork(std::vector<MemorySpan> held, 
     return nullptr;
   }
   next_cuts_without_fork_ = 1;
-  if (!costs_are_given_) costs_->forked(resident, expected_ns + holder.value()->clone_ns());
   outcome.forked_bytes += bytes;
   return std::move(holder).value();
 }

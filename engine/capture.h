@@ -94,7 +94,7 @@ class Capturer {
   /// fits() said that none is needed.
   /// `live`: reads in place what a fork holds, as far as it is unchanged; null: the holder copies all of it.
   virtual Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream,
-                                         std::unique_ptr<LiveReader> live) = 0;
+                                         std::shared_ptr<LiveReader> live) = 0;
   Result<CaptureOutcome> capture(std::span<const MemorySpan> spans, CaptureStream& stream);
   /// Whether a cut of this many bytes can be captured at once, into staging that is free and faulted in, while nobody
   /// consumes. False for all where fork was asked for.

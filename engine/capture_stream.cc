@@ -40,7 +40,7 @@ void StagedStream::publish(const Extent& extent) {
   pool_->release(extent);
 }
 
-void StagedStream::finish(std::unique_ptr<ForkHolder> holder, std::unique_ptr<LiveReader> live) {
+void StagedStream::finish(std::unique_ptr<ForkHolder> holder, std::shared_ptr<LiveReader> live) {
   MutexLock lock(mutex_);
   VARVE_CHECK(!finished_);  // one cut per stream
   finished_ = true;
@@ -57,7 +57,7 @@ void StagedStream::discard() {
   end();
   std::vector<Extent> unread;
   std::unique_ptr<ForkHolder> unread_holder;
-  std::unique_ptr<LiveReader> unread_live;
+  std::shared_ptr<LiveReader> unread_live;
   {
     MutexLock lock(mutex_);
     discarded_ = true;

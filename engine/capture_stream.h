@@ -37,7 +37,7 @@ class StagedStream final : public CaptureStream {
   /// Gives a filled extent to the consumer; straight back to the pool when nobody wants it any more.
   void publish(const Extent& extent);
   /// Nothing more is copied; what `holder` has, if any, follows: first what `live`, if any, can read in its place.
-  void finish(std::unique_ptr<ForkHolder> holder, std::unique_ptr<LiveReader> live);
+  void finish(std::unique_ptr<ForkHolder> holder, std::shared_ptr<LiveReader> live);
 
  private:
   enum class Source : std::uint8_t { none, staging, live, holder };
@@ -62,11 +62,11 @@ class StagedStream final : public CaptureStream {
   bool finished_ VARVE_GUARDED_BY(mutex_) = false;
   bool discarded_ VARVE_GUARDED_BY(mutex_) = false;
   std::unique_ptr<ForkHolder> finished_holder_ VARVE_GUARDED_BY(mutex_);
-  std::unique_ptr<LiveReader> finished_live_ VARVE_GUARDED_BY(mutex_);
+  std::shared_ptr<LiveReader> finished_live_ VARVE_GUARDED_BY(mutex_);
 
   // The consumer's own.
   std::unique_ptr<ForkHolder> holder_;
-  std::unique_ptr<LiveReader> unread_live_;
+  std::shared_ptr<LiveReader> unread_live_;
   std::optional<Extent> live_memory_;    // staging that nobody needs, warm as it is
   std::unique_ptr<LiveReadAhead> live_;  // while there is more to read in place
   CapturedPiece live_piece_;

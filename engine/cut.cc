@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/fault_point.h"
+#include "base/processors.h"
 #include "base/try.h"
 #include "engine/engine_implementation.h"
 #include "engine/live_reader.h"
@@ -188,7 +189,13 @@ Result<std::optional<Ticket>> EngineImplementation::cut_and_capture(const Checkp
   const bool fits = capturer_->fits(job->result.captured_bytes);
   if (!fits) writer_->push(job);
   const std::uint64_t capture_begin_ns = monotonic_ns();
-  auto live = std::make_unique<LiveReader>(cooling_mutex_, job->epoch, store_->chunk_bytes());
+  // As long as no image holds any of it, an image that is durable earlier is worth a little of the stall. On the only
+  // processor a reader would be in the way.
+  const bool first =
+      std::ranges::all_of(job->regions, [](const RegionCut& one) { return one.region->capture_all.load(); });
+  const auto beside =
+      first && !fits && usable_processors() > 1 ? LiveReader::Beside::reader : LiveReader::Beside::nobody;
+  auto live = std::make_shared<LiveReader>(cooling_mutex_, job->epoch, store_->chunk_bytes(), beside);
   for (const RegionCut& region : job->regions) live->add(region.region);
   const auto outcome = capturer_->capture(spans_, *job->stream, std::move(live));
   VARVE_FAULT_POINT(capture_done);

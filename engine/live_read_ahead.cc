@@ -20,7 +20,7 @@ bool is_worth_a_thread(const std::vector<MemorySpan>& held) {
 
 }  // namespace
 
-LiveReadAhead::LiveReadAhead(std::unique_ptr<LiveReader> reader, std::vector<MemorySpan> held, std::byte* memory,
+LiveReadAhead::LiveReadAhead(std::shared_ptr<LiveReader> reader, std::vector<MemorySpan> held, std::byte* memory,
                              Ahead ahead)
     : reader_(std::move(reader)) {
   if (memory == nullptr) {

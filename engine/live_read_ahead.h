@@ -33,7 +33,7 @@ class LiveReadAhead {
   static constexpr std::size_t kMemoryBytes = kBlocks * LiveReader::kBlockBytes;
 
   /// Begins to read what is held, into kMemoryBytes of `memory`, which stays the caller's; null: into its own.
-  LiveReadAhead(std::unique_ptr<LiveReader> reader, std::vector<MemorySpan> held, std::byte* memory,
+  LiveReadAhead(std::shared_ptr<LiveReader> reader, std::vector<MemorySpan> held, std::byte* memory,
                 Ahead ahead = Ahead::automatic);
   ~LiveReadAhead();
   LiveReadAhead(const LiveReadAhead&) = delete;
@@ -50,7 +50,7 @@ class LiveReadAhead {
   /// Makes the next block the one that is used; false at the end.
   bool take_block();
 
-  const std::unique_ptr<LiveReader> reader_;  // the thread's, while there is one and it is not at the end
+  const std::shared_ptr<LiveReader> reader_;  // the thread's, while there is one and it is not at the end
   storage::AlignedBuffer own_memory_;
   std::array<LiveReader::Block, kBlocks> blocks_;
   std::optional<pthread_t> thread_;

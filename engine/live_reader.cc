@@ -3,6 +3,9 @@
 
 #include <algorithm>
 
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/huge_memory.h"
 #include "engine/capture_extent.h"
 #include "engine/raw_copy.h"
 
@@ -11,6 +14,12 @@ namespace {
 
 /// What is looked at together.
 constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
+/// Of memory that is marked in one system call: some 0.8 ms; and 0.1 ms while the reader's thread sets itself up, with
+/// pauses in which it can be woken.
+constexpr std::size_t kLargeSlice = std::size_t{64} << 20;
+constexpr std::size_t kSmallSlice = std::size_t{8} << 20;
+constexpr std::uint64_t kPauseNs = 30'000;
+constexpr std::uint64_t kMakeWayNs = 10'000'000;
 
 /// Whether ascending ranges cover all of this one.
 bool cover(std::span<const AddressRange> ranges, AddressRange wanted) {
@@ -25,14 +34,42 @@ bool cover(std::span<const AddressRange> ranges, AddressRange wanted) {
 
 }  // namespace
 
-void LiveReader::expect_fork(std::span<const MemorySpan> held) {
-  const Watched* last = nullptr;
-  for (const MemorySpan& span : held) {
-    Watched& watched = regions_[span.region];
-    if (&watched == last) continue;
-    last = &watched;
-    watched.told = watched.region->tracking != nullptr && watched.region->tracking->expect_fork(epoch_);
+void LiveReader::watch(std::span<const MemorySpan> held) {
+  for (const MemorySpan& span : held) regions_[span.region].watched = true;
+}
+
+void LiveReader::end_stall() {
+  const std::uint64_t begin_ns = monotonic_ns();
+  for (Watched& watched : regions_)
+    if (watched.watched && watched.region->tracking != nullptr)
+      watched.told = watch_region(*watched.region->tracking, begin_ns);
+  stalled_.store(false, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_release);  // what the program stores from here on is seen after that
+}
+
+// A thread that is about to change mappings is woken when a slice is done, and would find the next one begun: the
+// kernel lets it wait for some ten slices. Marking without end would leave it, and the disk, without work for all of
+// the time.
+bool LiveReader::watch_region(tracker::Tracking& tracking, std::uint64_t begin_ns) {
+  const tracker::PageRange range = tracking.range();
+  for (std::uintptr_t at = range.begin; at < range.end;) {
+    const bool make_way = beside_ == Beside::reader && !reading_.load(std::memory_order_relaxed) &&
+                          monotonic_ns() - begin_ns < kMakeWayNs;
+    // An end within a huge page would split it.
+    const std::uintptr_t end = round_down(at + (make_way ? kSmallSlice : kLargeSlice), kHugePageBytes);
+    const tracker::PageRange slice{at, std::min(range.end, end)};
+    if (!tracking.watch_fork(epoch_, slice)) return false;
+    at = slice.end;
+    if (!make_way || at == range.end) continue;
+    for (const std::uint64_t done_ns = monotonic_ns(); monotonic_ns() - done_ns < kPauseNs;) {
+    }
   }
+  return true;
+}
+
+bool LiveReader::within_stall() const {
+  std::atomic_thread_fence(std::memory_order_acquire);  // what was read is not read later
+  return stalled_.load(std::memory_order_acquire);
 }
 
 void LiveReader::begin(std::vector<MemorySpan> held) {
@@ -41,8 +78,7 @@ void LiveReader::begin(std::vector<MemorySpan> held) {
   const auto mappings = private_anonymous_mappings();
   for (Watched& watched : regions_) {
     const std::uintptr_t begin = watched.region->address();
-    const bool readable = mappings && cover(mappings.value(), {begin, begin + watched.region->bytes()});
-    watched.told = watched.told && readable;
+    watched.readable = mappings && cover(mappings.value(), {begin, begin + watched.region->bytes()});
   }
 }
 
@@ -54,6 +90,7 @@ bool LiveReader::read(Block& block) {
     else if (!open_window())
       return false;
   }
+  reading_.store(true, std::memory_order_relaxed);
   return true;
 }
 
@@ -113,7 +150,12 @@ void LiveReader::look_at(const Part& cover) {
   const Watched& watched = regions_[current_.region];
   const Region& region = *watched.region;
   chunk_changed_.assign(chunks, true);
-  if (!watched.told || region.ended || region.tracking == nullptr) return;
+  if (!watched.readable || region.ended) return;
+  if (within_stall()) {
+    chunk_changed_.assign(chunks, false);
+    return;
+  }
+  if (!watched.told || region.tracking == nullptr) return;
   const tracker::PageRange tracked = region.tracking->range();
   const tracker::PageRange pages{std::max(cover.begin, tracked.begin), std::min(cover.end, tracked.end)};
   if (pages.begin >= pages.end) return;

@@ -106,11 +106,12 @@ class Tracking {
   /// MAP_FIXED, closed descriptor) is registered anew and reported whole, never an error.
   virtual Status cut(std::uint64_t epoch, PageRuns& suspects) = 0;
 
-  /// A child that shares the range's memory is forked next, within the same stall: from here on changed_since_fork()
-  /// tells which pages of it are no longer what that child holds. Written pages that are present become clean, which
-  /// costs their next writes nothing: fork(2) makes them fault anyway. They stay suspects of this cut, and pending
-  /// until its image is committed. False: it can't be told here. REQUIRES: as cut(), which was called for this epoch.
-  virtual bool expect_fork(std::uint64_t epoch) = 0;
+  /// A child that shares the range's memory was forked since the cut of this epoch, within the same stall: from here on
+  /// changed_since_fork() tells which pages of this part are no longer what that child holds. Written pages that are
+  /// present become clean, which costs their next writes nothing: fork(2) makes them fault anyway. They stay suspects
+  /// of this cut, and pending until its image is committed. False: it can't be told here. Holds up other threads'
+  /// changes of mappings meanwhile, so that a large range is best watched in parts. REQUIRES: as cut().
+  virtual bool watch_fork(std::uint64_t epoch, PageRange part) = 0;
   /// The pages of `range` that may differ from what that child holds: written since, not present, or not shared with
   /// another process. In no order; they may overlap. Content that was read before the call, and of which no page is
   /// named here, is the child's. Background; by one thread at a time.

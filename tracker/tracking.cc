@@ -96,20 +96,27 @@ Status TrackingImpl::cut(std::uint64_t epoch, PageRuns& suspects) {
   written_.clear();
   BackEnd* const back_end = mechanism();
   if (back_end == nullptr) {
-    end_cut(epoch, began_ns, suspects);
+    end_cut(epoch, began_ns, suspects, false);
   } else if (back_end->protects() == Protects::everything) {
     const GateAlone gate(service_.gate());
     service_.list_and_clear(*this, written_);
-    end_cut(epoch, began_ns, suspects);
+    end_cut(epoch, began_ns, suspects, true);
   } else {
     const GateShared gate(service_.gate());
-    if (not_listed_.load(std::memory_order_acquire))
-      written_.push_back(range_);
-    else
+    // Where all is pending all of it is suspect, whatever was written; also when that ends right now.
+    const bool listed = !not_listed_.load(std::memory_order_acquire) && !all_pending();
+    if (listed)
       list_for_cut(*back_end);
-    end_cut(epoch, began_ns, suspects);
+    else
+      written_.push_back(range_);
+    end_cut(epoch, began_ns, suspects, listed);
   }
   return {};
+}
+
+bool TrackingImpl::all_pending() const {
+  MutexLock lock(mutex_);
+  return pending_.whole();
 }
 
 Result<Seen> TrackingImpl::list(PageRuns& written) { return added_to_->list(range_, cut_buffer_, written); }
@@ -137,8 +144,7 @@ void TrackingImpl::give_up(const Error& error) {
   why_ = "can't be tracked any more: " + error.cause();
 }
 
-void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects) {
-  const bool listed = !not_listed_.load(std::memory_order_relaxed);
+void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects, bool listed) {
   MutexLock lock(mutex_);
   pending_.begin_cut(epoch);
   if (mechanism() == nullptr)
@@ -148,7 +154,7 @@ void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns
   else
     pending_.merge(written_, suspects);
   ++counters_.cuts;
-  if (mechanism() != nullptr && !listed) ++counters_.cuts_not_listed;
+  if (mechanism() != nullptr && not_listed_.load(std::memory_order_relaxed)) ++counters_.cuts_not_listed;
   for (const PageRange& run : suspects) counters_.suspect_pages += run.size_bytes() / page_bytes();
   const std::uint64_t took_ns = monotonic_ns() - began_ns;
   counters_.scan_ns += took_ns;
@@ -159,22 +165,16 @@ void TrackingImpl::end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns
 
 // --- Forks
 
-bool TrackingImpl::expect_fork(std::uint64_t epoch) {
-  if (forked()) return false;
+bool TrackingImpl::watch_fork(std::uint64_t epoch, PageRange part) {
+  if (clip(part) != part || forked()) return false;
   BackEnd* const back_end = mechanism();
   if (back_end == nullptr) return false;
   if (back_end->protects() == Protects::everything) return true;  // the cut has done it
   if (!back_end->shares_faults_with_fork() || !back_end->begin_protecting()) return false;
-  for (std::uintptr_t at = range_.begin; at < range_.end;) {
-    // An end within a huge page would split it.
-    const PageRange slice{at, std::min(range_.end, round_down(at + kLargestSlice, HugeBlocks::kBlockBytes))};
-    const GateAlone gate(service_.gate());
-    const auto seen = service_.protect_for_fork(*back_end, slice, *this, epoch, cut_buffer_);
-    if (!seen.has_value() || *seen == Seen::lost) return false;  // the next cut finds it too, and mends it
-    at = slice.end;
-  }
-  // What a cool reported since the cut, the child will hold. By the gate, none is between its marks and its report.
-  const GateShared gate(service_.gate());
+  const GateAlone gate(service_.gate());
+  const auto seen = service_.protect_for_fork(*back_end, part, *this, epoch, cut_buffer_);
+  if (!seen.has_value() || *seen == Seen::lost) return false;  // the next cut finds it too, and mends it
+  // What a cool reported since the cut, the child holds. By the gate, none is between its marks and its report.
   MutexLock lock(mutex_);
   pending_.begin_fork(epoch);
   return true;

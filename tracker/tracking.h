@@ -35,7 +35,7 @@ class TrackingImpl final : public Tracking {
   BackEndKind back_end() const override;
   std::string why() const override;
   Status cut(std::uint64_t epoch, PageRuns& suspects) override;
-  bool expect_fork(std::uint64_t epoch) override;
+  bool watch_fork(std::uint64_t epoch, PageRange part) override;
   void changed_since_fork(std::uint64_t epoch, PageRange range, PageRuns& changed) override;
   void committed(std::uint64_t epoch) override;
   void touch(PageRange pages) override;
@@ -67,7 +67,7 @@ class TrackingImpl final : public Tracking {
   void list_for_cut(BackEnd& back_end) VARVE_THREAD_ANNOTATION(requires_shared_capability(service_.gate()));
   /// After the kernel lost the range: starts anew, everything is pending.
   void start_anew(BackEnd& back_end) VARVE_THREAD_ANNOTATION(requires_shared_capability(service_.gate()));
-  void end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects);
+  void end_cut(std::uint64_t epoch, std::uint64_t began_ns, PageRuns& suspects, bool listed);
   /// Appends those of `range` that were written since the cut of that epoch. False: it can't be told.
   bool tell_written_since(std::uint64_t epoch, PageRange range, PageRuns& pages);
   void list_not_shared(PageRange range, PageRuns& pages);
@@ -79,6 +79,7 @@ class TrackingImpl final : public Tracking {
   PageRuns plan(BackEnd& back_end, std::size_t& written) VARVE_REQUIRES(cooling_);
   void begin_cool();
   std::uint64_t cuts() const;
+  bool all_pending() const;
   void arm() VARVE_REQUIRES(cooling_);
   void remember_huge_pages(BackEnd& back_end) VARVE_REQUIRES(cooling_);
   void gather_huge_pages() VARVE_REQUIRES(cooling_);
@@ -91,7 +92,7 @@ class TrackingImpl final : public Tracking {
   const void* const owner_;
   BackEnd* const added_to_;
   std::atomic<BackEnd*> back_end_;
-  ScanBuffer cut_buffer_;               // cut() and expect_fork() only
+  ScanBuffer cut_buffer_;               // cut() and watch_fork() only
   PageRuns written_;                    // cut() only
   ScanBuffer since_buffer_;             // changed_since_fork() only
   std::vector<std::uint64_t> entries_;  // likewise

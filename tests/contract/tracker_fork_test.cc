@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The contract of expect_fork() and changed_since_fork(): what is not named is what the child holds. Each test that
+// The contract of watch_fork() and changed_since_fork(): what is not named is what the child holds. Each test that
 // writes lets another process be forked after the write, so that the page is shared again and only the tracker knows.
 #include <fcntl.h>
 #include <unistd.h>
@@ -36,9 +36,10 @@ class TrackerFork : public TrackerTest {
  protected:
   void cut_and_fork(Tracked& tracked) {
     tracked.cut();
-    EXPECT_TRUE(tracked->expect_fork(tracked.epoch()));
     fork();
+    EXPECT_TRUE(watch(tracked));
   }
+  static bool watch(Tracked& tracked) { return tracked->watch_fork(tracked.epoch(), tracked->range()); }
   void fork() { sharers_.emplace_back(); }
   static Pages changed(Tracked& tracked, const Memory& memory, std::uint64_t epoch) {
     return changed(tracked, memory, epoch, memory.range());
@@ -93,6 +94,30 @@ TEST_P(TrackerFork, NamesStores) {
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages({0, 7, 63}));
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch(), memory_.range(5, 8)), Pages({7}));
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch(), memory_.range(8, 63)), Pages());
+}
+
+TEST_P(TrackerFork, MayBeWatchedPartByPart) {
+  Tracked tracked(memory_, memory_.range(), kind());
+  tracked.arm();
+  memory_.write(7);
+  memory_.write(40);
+  tracked.cut();
+  fork();
+  for (const auto& [begin, end] : {std::pair{0U, 7U}, std::pair{7U, 8U}, std::pair{8U, 64U}})
+    EXPECT_TRUE(tracked->watch_fork(tracked.epoch(), memory_.range(begin, end)));
+  EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages());
+  for (const unsigned page : {6U, 7U, 8U, 63U}) memory_.write(page);
+  fork();
+  EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages({6, 7, 8, 63}));
+  expect_suspects(tracked.cut(), {6, 7, 8, 40, 63});
+}
+
+TEST_P(TrackerFork, WatchesNothingButPartsOfItsRange) {
+  Tracked tracked(memory_, memory_.range(4, 40), kind());
+  tracked.cut();
+  fork();
+  EXPECT_FALSE(tracked->watch_fork(tracked.epoch(), memory_.range(3, 8)));
+  EXPECT_FALSE(tracked->watch_fork(tracked.epoch(), memory_.range(8, 41)));
 }
 
 TEST_P(TrackerFork, NamesStoresBeforeTheFirstImageIsCommitted) {
@@ -172,8 +197,8 @@ TEST_P(TrackerFork, NamesNothingThatWasCooledBetweenTheCutAndTheFork) {
   Tracked tracked(memory_, memory_.range(), kind());
   tracked.cut();
   tracked.cool();  // the first one protects all
-  EXPECT_TRUE(tracked->expect_fork(tracked.epoch()));
   fork();
+  EXPECT_TRUE(watch(tracked));
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages());
   memory_.write(6);
   EXPECT_EQ(changed(tracked, memory_, tracked.epoch()), Pages({6}));
@@ -273,7 +298,7 @@ TEST_P(TrackerFork, SuspectsStaySuspectsUntilTheImageIsCommitted) {
   cut_and_fork(tracked);
   memory_.write(6);
   expect_suspects(tracked.cut(), {5, 6});
-  EXPECT_TRUE(tracked->expect_fork(tracked.epoch()));
+  EXPECT_TRUE(watch(tracked));
   tracked->committed(tracked.epoch() - 1);
   expect_suspects(tracked.cut(), {6});
   tracked->committed(tracked.epoch());
@@ -284,7 +309,7 @@ TEST_P(TrackerFork, EverySuspectOfTheFirstImageStaysOneUntilItIsCommitted) {
   Tracked tracked(memory_, memory_.range(), kind());
   cut_and_fork(tracked);
   EXPECT_EQ(tracked.cut(), memory_.all());
-  EXPECT_TRUE(tracked->expect_fork(tracked.epoch()));
+  EXPECT_TRUE(watch(tracked));
   tracked->committed(tracked.epoch());
   memory_.write(6);
   expect_suspects(tracked.cut(), {6});
@@ -325,8 +350,8 @@ TEST_P(TrackerNoFork, SaysSoAndKeepsItsSuspects) {
   tracked.arm();
   memory.write(3);
   EXPECT_TRUE(tracked.cut().contains(3));
-  EXPECT_FALSE(tracked->expect_fork(tracked.epoch()));
   const MemorySharer sharer;
+  EXPECT_FALSE(tracked->watch_fork(tracked.epoch(), tracked->range()));
   expect_suspects(tracked.cut(), {3});
 }
 

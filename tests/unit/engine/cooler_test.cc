@@ -29,7 +29,7 @@ class FakeTracking : public tracker::Tracking {
   tracker::BackEndKind back_end() const override { return tracker::BackEndKind::uffd; }
   std::string why() const override { return {}; }
   Status cut(std::uint64_t, PageRuns&) override { return {}; }
-  bool expect_fork(std::uint64_t) override { return false; }
+  bool watch_fork(std::uint64_t, PageRange) override { return false; }
   void changed_since_fork(std::uint64_t, PageRange range, PageRuns& changed) override { changed.assign(1, range); }
   void committed(std::uint64_t epoch) override { committed_epochs.push_back(epoch); }
   void touch(PageRange) override {}

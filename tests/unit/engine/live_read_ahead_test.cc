@@ -76,6 +76,15 @@ TEST_P(LiveReadAheadTest, DropsWhatAnotherThreadWritesMeanwhile) {
   read_all_while_another_thread_writes(at(0));
 }
 
+TEST_P(LiveReadAheadTest, DropsWhatIsWrittenAsSoonAsTheStallHasEnded) {
+  add(16 * kMiB);
+  SKIP_WHERE_NO_TRACKER_TELLS();
+  beside_ = LiveReader::Beside::reader;
+  cut_and_fork_within_stall();
+  begin_ahead(GetParam());
+  read_all_while_another_thread_writes(at(0), [this] { reader_->end_stall(); });
+}
+
 TEST_P(LiveReadAheadTest, TouchesNothingOfARegionThatEnded) {
   add(16 * kMiB);
   add(1 * kMiB);

@@ -92,6 +92,50 @@ TEST_F(LiveReaderTest, LeavesChunksOfSeveralPagesToTheHolderForOneOfThem) {
   EXPECT_EQ(at(0).fates, "hlhlhllllllllllh");
 }
 
+TEST_F(LiveReaderTest, ReadsAllInPlaceUntilTheStallEnds) {
+  add(2 * kMiB);
+  add(10 * kPage, 100, 4 * kPage);  // its ends are not tracked
+  SKIP_WHERE_NO_TRACKER_TELLS();
+  at(0).write(5);
+  cut_and_fork_within_stall();
+  begin();
+  ASSERT_TRUE(read_one());
+  const auto read = static_cast<std::size_t>(std::count(at(0).fates.begin(), at(0).fates.end(), 'l'));
+  ASSERT_LT(read, 500U);
+  reader_->end_stall();
+  at(0).write(0);  // was read
+  at(0).write(read);
+  at(0).write(511);
+  fork();
+  read_all();
+  Fates expected(512, 'l');
+  expected[read] = expected[511] = 'h';
+  EXPECT_EQ(at(0).fates, expected);
+  EXPECT_EQ(at(1).fates, "hlllh");
+}
+
+TEST_F(LiveReaderTest, ReadsInPlaceWithinTheStallWhatNoTrackerTells) {
+  tracker_ = tracker::BackEndKind::hash;
+  add(1 * kMiB);
+  cut_and_fork_within_stall();
+  begin();
+  ASSERT_TRUE(read_one());
+  reader_->end_stall();
+  const auto read = static_cast<std::size_t>(std::count(at(0).fates.begin(), at(0).fates.end(), 'l'));
+  read_all();
+  EXPECT_EQ(at(0).fates, Fates(read, 'l') + Fates(256 - read, 'h'));
+}
+
+TEST_F(LiveReaderTest, LeavesWhatCanNotBeReadToTheHolderWithinTheStallToo) {
+  add(1 * kMiB);
+  SKIP_WHERE_NO_TRACKER_TELLS();
+  cut_and_fork_within_stall();
+  ASSERT_EQ(mprotect(at(0).memory.get() + 64 * kPage, kPage, PROT_NONE), 0);
+  begin();
+  read_all();
+  EXPECT_EQ(at(0).fates, Fates(256, 'h'));
+}
+
 TEST_F(LiveReaderTest, LeavesUnalignedEndsToTheHolder) {
   add(16 * kPage, 100, 10 * kPage);
   add(64 * kPage, kPage - 1, 40 * kPage);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -63,7 +64,7 @@ class LiveReaderTest : public testing::Test {
                               .bytes = bytes,
                               .element_bytes = 0,
                               .chunk_bytes = chunk_bytes},
-                             std::nullopt, this);
+                             tracker_, this);
     VARVE_CHECK(region.has_value());
     made.region = *region;
     made.fates.assign(made.region->grid.count(), '.');
@@ -89,16 +90,21 @@ class LiveReaderTest : public testing::Test {
   }
 
   void cut_and_fork() {
+    cut_and_fork_within_stall();
+    reader_->end_stall();
+  }
+  /// Until the reader's end_stall() nobody may write.
+  void cut_and_fork_within_stall() {
     cut_all();
-    reader_->expect_fork(spans_);
     fork();
+    reader_->watch(spans_);
     for (Protected& each : regions_) each.at_fork.assign(each.region->begin, each.region->begin + each.region->bytes());
   }
   void cut_all() {
     if (spans_.empty())
       for (std::uint32_t number = 0; number < regions_.size(); ++number)
         hold(number, {0, at(number).region->grid.count()});
-    reader_ = std::make_unique<LiveReader>(touching_, ++epoch_, chunk_bytes_);
+    reader_ = std::make_shared<LiveReader>(touching_, ++epoch_, chunk_bytes_, beside_);
     for (Protected& each : regions_) {
       reader_->add(each.region);
       cut(*each.region);
@@ -107,11 +113,10 @@ class LiveReaderTest : public testing::Test {
   /// Another cut that is captured by fork, while the first is read.
   void cut_and_fork_again() {
     ++epoch_;
-    for (Protected& each : regions_) {
-      cut(*each.region);
-      if (each.region->tracking != nullptr) each.region->tracking->expect_fork(epoch_);
-    }
+    for (Protected& each : regions_) cut(*each.region);
     fork();
+    for (Protected& each : regions_)
+      if (each.region->tracking != nullptr) each.region->tracking->watch_fork(epoch_, each.region->tracking->range());
   }
   void commit() {
     for (Protected& each : regions_)
@@ -121,7 +126,7 @@ class LiveReaderTest : public testing::Test {
 
   void begin() { reader_->begin(spans_); }
   void begin_ahead(LiveReadAhead::Ahead ahead) {
-    ahead_ = std::make_unique<LiveReadAhead>(std::move(reader_), spans_, nullptr, ahead);
+    ahead_ = std::make_unique<LiveReadAhead>(reader_, spans_, nullptr, ahead);
   }
   /// Reads one piece and checks it; false at the end.
   bool read_one() {
@@ -158,9 +163,11 @@ class LiveReaderTest : public testing::Test {
       EXPECT_EQ(from.fates.substr(chunks.first, chunks.count).find('.'), Fates::npos) << "not all of it came";
     }
   }
-  void read_all_while_another_thread_writes(Protected& written) {
+  void read_all_while_another_thread_writes(
+      Protected& written, const std::function<void()>& first = [] {}) {
     std::atomic<bool> stop = false;
-    std::thread writer([&written, &stop] {
+    std::thread writer([&written, &stop, &first] {
+      first();
       test::Random random(1);
       volatile std::byte* const memory = written.memory.get();
       while (!stop) memory[random.below(written.memory.bytes())] = static_cast<std::byte>(random.next());
@@ -185,8 +192,10 @@ class LiveReaderTest : public testing::Test {
   std::list<Protected> regions_;
   std::vector<MemorySpan> spans_;
   std::uint32_t chunk_bytes_ = kPage;
+  std::optional<tracker::BackEndKind> tracker_;  // of what is added next
   std::uint64_t epoch_ = 0;
-  std::unique_ptr<LiveReader> reader_;
+  LiveReader::Beside beside_ = LiveReader::Beside::nobody;
+  std::shared_ptr<LiveReader> reader_;
   std::vector<std::byte> block_memory_ = std::vector<std::byte>(LiveReader::kBlockBytes);
   LiveReader::Block block_ = {block_memory_.data(), {}};
   std::size_t piece_ = 0;
