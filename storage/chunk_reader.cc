@@ -23,7 +23,7 @@ namespace {
 constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
 constexpr std::size_t kWindowsPerThread = 2;                // less is not worth starting one
-constexpr unsigned kQueueDepth = 8;                         // what keeps a disk busy with windows of this size
+constexpr unsigned kReadersMost = 16;                       // half of them keep a disk busy while the others unpack
 constexpr std::size_t kBaseFrames = 4;                      // that each thread keeps
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
@@ -156,7 +156,7 @@ ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkReques
                          const DeliverChunk& deliver, const ReadProgress& progress)
     : store_(store),
       requests_(requests),
-      threads_max_(threads != kAllProcessors ? threads + 1 : std::max(usable_processors(), kQueueDepth)),
+      threads_max_(threads != kAllProcessors ? threads + 1 : std::max(usable_processors(), kReadersMost)),
       deliver_(deliver),
       progress_(progress) {}
 
