@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -24,6 +26,7 @@ constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
 constexpr std::size_t kWindowsPerThread = 2;                // less is not worth starting one
 constexpr unsigned kReadersMost = 16;                       // half of them keep a disk busy while the others unpack
+constexpr std::size_t kLookUpAtOnce = 64;                   // chunks
 constexpr std::size_t kBaseFrames = 4;                      // that each thread keeps
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
@@ -188,12 +191,17 @@ Error ChunkReader::not_stored(const ChunkRequest& request) const {
 Status ChunkReader::first_plan() {
   VARVE_CHECK(requests_.size() < std::uint64_t{1} << 32);
   plan_.reserve(requests_.size());
-  for (std::uint32_t i = 0; i < requests_.size(); ++i) {
-    const auto place = store_.find_chunk(requests_[i].name, {});
-    if (!place) return not_stored(requests_[i]);
-    plan_.push_back({*place, i});
+  std::array<std::optional<ChunkPlace>, kLookUpAtOnce> places;
+  for (std::size_t first = 0; first < requests_.size(); first += places.size()) {
+    const auto some = requests_.subspan(first, std::min(places.size(), requests_.size() - first));
+    store_.find_chunks(some, places);
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      if (!places[i]) return not_stored(some[i]);
+      plan_.push_back({*places[i], static_cast<std::uint32_t>(first + i)});
+    }
   }
-  std::ranges::sort(plan_, {}, &Wanted::place);
+  // A full image is asked for as it was written.
+  if (!std::ranges::is_sorted(plan_, {}, &Wanted::place)) std::ranges::sort(plan_, {}, &Wanted::place);
   return {};
 }
 

@@ -290,6 +290,14 @@ std::optional<ChunkPlace> StoreImplementation::find_chunk(const ChunkName& name,
                           [&](const ChunkPlace& place) { return std::ranges::find(tried, place) == tried.end(); });
 }
 
+void StoreImplementation::find_chunks(std::span<const ChunkRequest> requests,
+                                      std::span<std::optional<ChunkPlace>> places) {
+  const MutexLock lock(mutex_);
+  for (const ChunkRequest& request : requests) index_.prefetch(request.name);
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    places[i] = find_plain_first(requests[i].name, [](const ChunkPlace&) { return true; });
+}
+
 std::optional<ChunkPlace> StoreImplementation::find_base(const ChunkName& name, std::span<const ChunkPlace> tried) {
   const MutexLock lock(mutex_);
   return index_.find(name, [&](const ChunkPlace& place) {

@@ -109,6 +109,8 @@ class StoreImplementation final : public Store, public FrameSource {
   std::optional<Error> read_failure();
   /// A place of this chunk that is not among `tried`; a difference only where there is no other.
   std::optional<ChunkPlace> find_chunk(const ChunkName& name, std::span<const ChunkPlace> tried);
+  /// Likewise of several, none tried yet; `places` has as many.
+  void find_chunks(std::span<const ChunkRequest> requests, std::span<std::optional<ChunkPlace>> places);
   std::optional<ChunkPlace> find_base(const ChunkName& name, std::span<const ChunkPlace> tried) override;
   /// A place that an image in segment `own` may name: durable, or in `own`. A difference only where there is no other,
   /// and whoever names it makes sure of its base.
