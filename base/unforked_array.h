@@ -79,7 +79,6 @@ class UnforkedArray {
     if (mapped_by_ != 0) populate(reinterpret_cast<std::byte*>(elements_), bytes_);
   }
 
-  std::size_t size() const { return bytes_ / sizeof(T); }
   T& operator[](std::size_t index) { return elements_[index]; }
   const T& operator[](std::size_t index) const { return elements_[index]; }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include <gtest/gtest.h>
@@ -72,12 +73,12 @@ TEST_P(UnforkedArrayTest, SeveralAreZeroedApartAndEndOneByOne) {
       arrays[i][at] = i + 1;
     }
   }
+  std::set<std::size_t> left = {0, 1, 2, 3, 4};
   for (const std::size_t ended : {2U, 0U, 4U, 1U}) {
     arrays[ended] = Array();
-    for (std::size_t i = 0; i < kArrays; ++i) {
-      if (arrays[i].size() == 0) continue;
+    left.erase(ended);
+    for (const std::size_t i : left)
       for (std::size_t at = 0; at < GetParam(); ++at) ASSERT_EQ(arrays[i][at], i + 1);
-    }
   }
   const int status = in_child([&arrays] { arrays.clear(); });
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
