@@ -147,7 +147,9 @@ TEST_F(EngineLive, reads_all_in_place_that_nobody_writes) {
   ASSERT_OK(first);
   EXPECT_EQ(first->capture, Capture::fork);
   EXPECT_EQ(first->captured_bytes, memory.size());
-  EXPECT_EQ(first->live_bytes, tells() ? memory.size() : 0);
+  // Of a first image what no tracker tells is read in place, too, as far as the background comes within the stall.
+  EXPECT_GE(first->live_bytes, tells() ? memory.size() : 0);
+  EXPECT_LE(first->live_bytes, memory.size());
   for (const std::size_t page : {3U, 4U, 700U, 1999U}) fill(memory.subspan(page * Pages::page_bytes(), 100), page);
   const auto second = take().wait();
   ASSERT_OK(second);
@@ -158,6 +160,11 @@ TEST_F(EngineLive, reads_all_in_place_that_nobody_writes) {
 
 TEST_F(EngineLive, leaves_only_the_ends_of_unaligned_regions_to_the_holder) {
   const auto memory = add("memory", {.pages = 100, .begin = 60, .short_of = 8});
+  const auto first = take().wait();
+  ASSERT_OK(first);
+  EXPECT_GE(first->live_bytes, tells() ? 98 * Pages::page_bytes() : 0);
+  EXPECT_LE(first->live_bytes, memory.size()) << "the ends within the stall";
+  fill(memory, 7);
   const auto image = take().wait();
   ASSERT_OK(image);
   EXPECT_EQ(image->captured_bytes, memory.size());
