@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/region_filler.h"
 
-#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <deque>
-#include <functional>
-#include <latch>
-#include <memory>
 #include <optional>
 #include <utility>
 
@@ -18,7 +13,6 @@
 
 #include "base/bytes.h"
 #include "base/fault_point.h"
-#include "base/signals.h"
 #include "base/try.h"
 #include "engine/chain.h"
 #include "engine/mapping.h"
@@ -29,11 +23,10 @@ namespace {
 
 using storage::ByteRange;
 
-/// Requests that are made at once: 8 MiB of them stand for 1 GiB of 4 KiB chunks. At a seam one frame may be read
-/// twice. The first are fewer, so that the disk has something to do soon, and has when they are read: each time there
-/// are twice as many, whose places are looked up in less time than the ones before take.
-constexpr std::size_t kRequestsMax = std::size_t{1} << 18;
-constexpr std::size_t kFirstRequests = std::size_t{1} << 15;
+/// Requests of one part: 32,768 stand for 128 MiB of 4 KiB chunks. The first have fewer, so that the disk has something
+/// to do soon. At a seam one frame may be read twice.
+constexpr std::size_t kRequestsMost = std::size_t{1} << 15;
+constexpr std::size_t kFirstRequests = std::size_t{1} << 13;
 constexpr std::uint64_t kClearBytes = 4096;
 
 tracker::PageRange pages_around(const Region& region) {
@@ -57,22 +50,50 @@ void for_each_part(const FillTarget& target, const ByteRange& extent, const Visi
   if (at < end) visit(ByteRange{at, end - at});
 }
 
-/// Calls back for the parts of the record's runs that are wanted, with the index of their first name.
-template <class Visit>
-void for_each_wanted_run(const FillTarget& target, const Visit& visit) {
-  std::size_t next_name = 0;
-  std::size_t next = 0;
-  for (const auto& run : target.record->runs) {
-    const std::uint64_t end = run.first + run.count;
-    while (next < target.wanted.size() && target.wanted[next].end() <= run.first) ++next;
-    for (std::size_t i = next; i < target.wanted.size() && target.wanted[i].first < end; ++i) {
-      const std::uint64_t first = std::max(run.first, target.wanted[i].first);
-      const std::uint64_t stop = std::min(end, target.wanted[i].end());
-      visit(storage::ChunkRun{first, stop - first, run.kind}, next_name + (first - run.first));
+/// The parts of a record's runs that are wanted, one after the other.
+class WantedRuns {
+ public:
+  explicit WantedRuns(const FillTarget& target) : target_(target) {}
+
+  /// False: there are no more.
+  bool next() {
+    const auto& runs = target_.record->runs;
+    const auto& wanted = target_.wanted;
+    for (; at_ < runs.size(); leave_run()) {
+      const std::uint64_t end = runs[at_].first + runs[at_].count;
+      while (wanted_ < wanted.size() && wanted[wanted_].end() <= runs[at_].first) ++wanted_;
+      if (wanted_ == wanted.size() || wanted[wanted_].first >= end) continue;
+      const std::uint64_t first = std::max(runs[at_].first, wanted[wanted_].first);
+      const std::uint64_t stop = std::min(end, wanted[wanted_].end());
+      run_ = {first, stop - first, runs[at_].kind};
+      first_name_ = next_name_ + static_cast<std::size_t>(first - runs[at_].first);
+      if (stop == end)
+        leave_run();
+      else
+        ++wanted_;
+      return true;
     }
-    if (run.kind == storage::RunKind::named) next_name += run.count;
+    return false;
   }
-}
+  // REQUIRES: next() was true.
+  const storage::ChunkRun& run() const { return run_; }
+  std::span<const storage::ChunkName> names() const {
+    return std::span(target_.record->names).subspan(first_name_, static_cast<std::size_t>(run_.count));
+  }
+
+ private:
+  void leave_run() {
+    const storage::ChunkRun& run = target_.record->runs[at_++];
+    if (run.kind == storage::RunKind::named) next_name_ += static_cast<std::size_t>(run.count);
+  }
+
+  const FillTarget& target_;
+  std::size_t at_ = 0;         // of the record's runs
+  std::size_t wanted_ = 0;     // of the target's
+  std::size_t next_name_ = 0;  // the first of the run at_
+  storage::ChunkRun run_;
+  std::size_t first_name_ = 0;  // of run_
+};
 
 /// The whole pages of a part of a region.
 AddressRange pages_within(const Region& region, const ByteRange& part) {
@@ -81,113 +102,63 @@ AddressRange pages_within(const Region& region, const ByteRange& part) {
   return {begin, std::max(begin, end)};
 }
 
-class Filler {
+class Filler final : public storage::RequestSource {
  public:
   Filler(storage::Store& store, std::span<const FillTarget> targets) : store_(store), targets_(targets) {
     for (const auto& target : targets) {
       const ChunkGrid grid(*target.record, store_.chunk_bytes());
-      for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t) {
-        if (run.kind != storage::RunKind::named) return;
+      for (WantedRuns runs(target); runs.next();) {
+        const auto& run = runs.run();
+        if (run.kind != storage::RunKind::named) continue;
         named_ += run.count;
         // Only what is filled: the rest may be restored lazily, and is not there to be populated.
         for_each_part(target, grid.extent(ChunkRange{run.first, run.count}),
                       [&](const ByteRange& part) { populating_.add(pages_within(*target.region, part)); });
-      });
+      }
     }
     populating_.sort();
   }
 
   Status run() {
-    for (std::size_t i = 0; i < targets_.size(); ++i) VARVE_TRY(fill_target(i));
-    if (!batches_.empty() && !requests_.empty()) VARVE_TRY(begin_batch());
-    VARVE_TRY(finish_all_but(0));
-    return read(requests_, last_, {});
+    return store_.read_chunks(*this, storage::kAllProcessors,
+                              [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); });
   }
+
+  std::span<const storage::ChunkRequest> next(std::vector<storage::ChunkRequest>& room) override {
+    while (room.size() < part_requests_ && next_run()) {
+      const FillTarget& target = targets_[target_];
+      const ChunkGrid grid(*target.record, store_.chunk_bytes());
+      const auto& run = runs_->run();
+      if (run.kind == storage::RunKind::zero) {
+        clear(target, grid.extent(ChunkRange{run.first, run.count}));
+        in_run_ = run.count;
+        continue;
+      }
+      const auto names = runs_->names();
+      for (; in_run_ < run.count && room.size() < part_requests_; ++in_run_) {
+        const std::uint64_t chunk = run.first + in_run_;
+        room.push_back({names[static_cast<std::size_t>(in_run_)], static_cast<std::uint32_t>(grid.extent(chunk).bytes),
+                        fill_tag(target_, chunk)});
+      }
+    }
+    part_requests_ = std::min(2 * part_requests_, kRequestsMost);
+    return room;
+  }
+
+  void finished(std::span<const storage::ChunkRequest> requests) override { cool_ahead(requests.back().tag); }
 
  private:
-  Status fill_target(std::size_t index) {
-    const FillTarget& target = targets_[index];
-    const ChunkGrid grid(*target.record, store_.chunk_bytes());
-    Status status;
-    for_each_wanted_run(target, [&](const storage::ChunkRun& run, std::size_t first_name) {
-      if (run.kind == storage::RunKind::zero) return clear(target, grid.extent(ChunkRange{run.first, run.count}));
-      for (std::uint64_t k = 0; k < run.count && status; ++k) {
-        const std::uint64_t chunk = run.first + k;
-        requests_.push_back({target.record->names[first_name + k], static_cast<std::uint32_t>(grid.extent(chunk).bytes),
-                             fill_tag(index, chunk)});
-        if (requests_.size() >= requests_max_) status = begin_batch();
-      }
-    });
-    return status;
-  }
-
-  /// Chunks that are read by a thread of their own, while the places of the next ones are looked up. Reading goes by
-  /// turns: two batches at once would take turns at the disk, and end at the same time, with the next one not planned.
-  /// One makes way when its last are being read, so that the disk has its queue meanwhile.
-  struct Batch {
-    Filler& filler;
-    const std::vector<storage::ChunkRequest> requests;
-    const std::shared_ptr<std::latch> before;  // the batch before makes way; null: there is none
-    const std::shared_ptr<std::latch> makes_way = std::make_shared<std::latch>(1);
-    std::optional<pthread_t> thread = {};
-    Status status = {};
-
-    Batch(Filler& owner, std::vector<storage::ChunkRequest> wanted, std::shared_ptr<std::latch> end_before)
-        : filler(owner), requests(std::move(wanted)), before(std::move(end_before)) {}
-    ~Batch() { wait(); }
-    Batch(const Batch&) = delete;
-    Batch& operator=(const Batch&) = delete;
-    void start() {
-      const BlockedSignals blocked;  // inherited by the thread
-      pthread_t started;
-      if (pthread_create(&started, nullptr, &run, this) == 0)
-        thread = started;
-      else  // no more threads for this user
-        run(this);
+  /// There is a run with something left of it, the present one or the next. False: all of every target was asked for.
+  bool next_run() {
+    for (; target_ < targets_.size(); ++target_, runs_.reset()) {
+      if (!runs_)
+        runs_.emplace(targets_[target_]);
+      else if (in_run_ < runs_->run().count)
+        return true;
+      in_run_ = 0;
+      if (runs_->next()) return true;
     }
-    void wait() {
-      if (thread.has_value()) pthread_join(*thread, nullptr);
-      thread.reset();
-    }
-    static void* run(void* self) {
-      auto& batch = *static_cast<Batch*>(self);
-      bool made_way = false;  // last_begun comes while read() runs
-      batch.status = batch.filler.read(batch.requests, batch.before, [&batch, &made_way] {
-        made_way = true;
-        batch.makes_way->count_down();
-      });
-      if (!made_way) batch.makes_way->count_down();
-      return nullptr;
-    }
-  };
-
-  Status read(std::span<const storage::ChunkRequest> requests, const std::shared_ptr<std::latch>& before,
-              const std::function<void()>& make_way) {
-    return store_.read_chunks(requests, storage::kAllProcessors,
-                              [this](std::uint64_t tag, std::span<const std::byte> content) { deliver(tag, content); },
-                              {[&before] {
-                                 if (before != nullptr) before->wait();
-                               },
-                               make_way});
-  }
-
-  Status begin_batch() {
-    VARVE_TRY(finish_all_but(1));
-    batches_.push_back(std::make_unique<Batch>(*this, std::move(requests_), last_));
-    last_ = batches_.back()->makes_way;
-    batches_.back()->start();
-    requests_.clear();
-    requests_max_ = std::min(2 * requests_max_, kRequestsMax);
-    return {};
-  }
-
-  Status finish_all_but(std::size_t left) {
-    for (; batches_.size() > left; batches_.pop_front()) {
-      batches_.front()->wait();
-      VARVE_TRY(batches_.front()->status);
-      cool_ahead(batches_.front()->requests.back().tag);
-    }
-    return {};
+    return false;
   }
 
   /// All up to this chunk is in place: its pages become clean while others are read.
@@ -230,13 +201,16 @@ class Filler {
   storage::Store& store_;
   const std::span<const FillTarget> targets_;
   Populating populating_;
-  std::vector<storage::ChunkRequest> requests_;
-  std::size_t requests_max_ = kFirstRequests;
-  std::size_t cooled_ = 0;  // targets that are in place as a whole
   std::uint64_t named_ = 0;
   std::atomic<std::uint64_t> delivered_{0};
-  std::shared_ptr<std::latch> last_;            // of the batch that was begun last: makes_way
-  std::deque<std::unique_ptr<Batch>> batches_;  // at most two; last, so that they end before what they use
+
+  // Of what is asked for: the run of a target that comes next, and how much of it was.
+  std::size_t part_requests_ = kFirstRequests;
+  std::size_t target_ = 0;
+  std::optional<WantedRuns> runs_;
+  std::uint64_t in_run_ = 0;
+
+  std::size_t cooled_ = 0;  // targets that are in place as a whole
 };
 
 }  // namespace

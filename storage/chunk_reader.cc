@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -25,8 +27,11 @@ namespace {
 constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 constexpr std::uint64_t kMaxGap = std::uint64_t{64} << 10;  // read over rather than begin another window
 constexpr std::size_t kWindowsPerThread = 2;                // less is not worth starting one
-constexpr unsigned kReadersMost = 16;                       // half of them keep a disk busy while the others unpack
+constexpr unsigned kReadersMost = 8;                        // keep a disk busy
+constexpr std::size_t kWindowsReady = 4;                    // read, and not yet taken to be unpacked
 constexpr std::size_t kLookUpAtOnce = 64;                   // chunks
+constexpr std::size_t kPartsAhead = 2;                      // that are read, or planned
+constexpr std::size_t kPartsMost = 4;                       // with those of which the last windows are under way
 constexpr std::size_t kBaseFrames = 4;                      // that each thread keeps
 constexpr std::size_t kHeapBytes = std::size_t{128} << 10;  // not worth a mapping
 
@@ -57,12 +62,42 @@ class ChunkReader::ReadBuffer {
   std::span<std::byte> bytes_;
 };
 
+// Plan and lists are this thread's, but for what is marked.
+struct ChunkReader::Part {
+  std::vector<ChunkRequest> room;
+  std::span<const ChunkRequest> requests;
+  OpenMode mode = OpenMode::read;
+  std::vector<Wanted> plan;                                // read by others; changes when nothing is under way
+  std::size_t next = 0;                                    // of plan; under mutex_
+  std::size_t under_way = 0;                               // windows; under mutex_
+  std::map<std::uint32_t, std::vector<ChunkPlace>> tried;  // by request
+  std::set<std::uint32_t> looked_again;                    // requests whose base had been collected
+
+  bool is_begun() const { return next == plan.size(); }
+  bool is_done() const { return is_begun() && under_way == 0; }
+  void drop_begun() { plan.erase(plan.begin(), plan.begin() + static_cast<std::ptrdiff_t>(std::exchange(next, 0))); }
+  void sort() {
+    // A full image is asked for as it was written.
+    if (!std::ranges::is_sorted(plan, {}, &Wanted::place)) std::ranges::sort(plan, {}, &Wanted::place);
+  }
+  void clear() {
+    room.clear();
+    requests = {};
+    plan.clear();
+    next = 0;
+    tried.clear();
+    looked_again.clear();
+  }
+};
+
 struct ChunkReader::Window {
+  Part* part = nullptr;
   SegmentView segment;
   std::uint32_t ordinal = 0;
   std::uint64_t begin = 0;
   std::size_t wanted_bytes = 0;
   std::span<const Wanted> items;
+  std::span<std::byte> memory;  // taken for it; none: the buffer is the thread's own
   std::span<std::byte> buffer;
   std::size_t got = 0;
   std::vector<std::pair<std::uint64_t, Error>> bad;  // blocks that the medium can't give, ascending
@@ -90,54 +125,62 @@ struct ChunkReader::Window {
   }
 };
 
-// What a thread keeps from one window to the next.
-class ChunkReader::Worker {
+// What a thread that reads keeps from one window to the next.
+class ChunkReader::WindowReader {
  public:
-  /// `memory`: for its windows, or none.
-  Worker(ChunkReader& reader, std::span<std::byte> memory)
-      : reader_(reader), memory_(memory), bases_(reader.store_, kBaseFrames) {}
+  explicit WindowReader(ChunkReader& reader) : reader_(reader) {}
 
-  void run(Window& window) {
-    if (auto buffer = memory_for(window); !buffer) return reader_.failed(window.items, buffer.error());
-    if (auto file = file_of(window); !file) return reader_.failed(window.items, file.error());
-    const auto got = file_->read(window.begin, window.buffer);
-    if (got)
+  /// False: it failed, which was told.
+  bool read(Window& window) {
+    const auto got = fill(window);
+    if (got) {
       window.got = *got;
-    else if (medium_failed(got.error()))
+      return true;
+    }
+    if (file_ != nullptr && medium_failed(got.error())) {
       window.read_around(*file_);
-    else
-      return reader_.failed(window.items, got.error());
-    reader_.decode(window, scratch_, bases_);
+      return true;
+    }
+    reader_.failed(window, window.items, got.error());
+    return false;
   }
 
  private:
-  Status memory_for(Window& window) {
-    if (memory_.size() < window.wanted_bytes) {
-      // Sized for what is wanted at first: a single chunk does not cost a whole window of memory.
-      own_.reset();
-      VARVE_TRY_ASSIGN(own_, ReadBuffer::create(memory_.empty() ? window.wanted_bytes : kWindowBytes));
-      memory_ = own_->bytes();
-    }
-    window.buffer = memory_.first(window.wanted_bytes);
+  Result<std::size_t> fill(Window& window) {
+    if (window.memory.empty()) VARVE_TRY(make_own(window.wanted_bytes));
+    window.buffer = (window.memory.empty() ? own_->bytes() : window.memory).first(window.wanted_bytes);
+    VARVE_TRY(open_file_of(window));
+    return file_->read(window.begin, window.buffer);
+  }
+  Status make_own(std::size_t bytes) {
+    if (own_ != nullptr && own_->bytes().size() >= bytes) return {};
+    // Sized for what is wanted at first: a single chunk does not cost a whole window of memory.
+    const bool first = own_ == nullptr;
+    own_.reset();
+    VARVE_TRY_ASSIGN(own_, ReadBuffer::create(first ? bytes : kWindowBytes));
     return {};
   }
-  Status file_of(const Window& window) {
+  Status open_file_of(const Window& window) {
     if (file_ != nullptr && ordinal_ == window.ordinal) return {};
     file_.reset();
     const std::string& name = window.segment.file;
     if (name.empty()) return os_error("reading a collected segment failed", ENOENT);
-    VARVE_TRY_ASSIGN(file_, reader_.store_.io().open(name, reader_.mode_));
+    VARVE_TRY_ASSIGN(file_, reader_.store_.io().open(name, window.part->mode));
     ordinal_ = window.ordinal;
     return {};
   }
 
   ChunkReader& reader_;
-  std::span<std::byte> memory_;
   std::unique_ptr<ReadBuffer> own_;
   std::unique_ptr<File> file_;
   std::uint32_t ordinal_ = 0;  // of file_
-  FrameScratch scratch_;
-  StoredFrames bases_;
+};
+
+// What a thread that unpacks keeps.
+struct ChunkReader::Unpacking {
+  explicit Unpacking(ChunkReader& reader) : bases(reader.store_, kBaseFrames) {}
+  FrameScratch scratch;
+  StoredFrames bases;
 };
 
 Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std::uint64_t key, const StoredAt& at,
@@ -155,24 +198,185 @@ Result<UnpackedFrame> unpack_frame_record(std::span<const std::byte> bytes, std:
   return unpacked;
 }
 
-ChunkReader::ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
-                         const DeliverChunk& deliver, const ReadProgress& progress)
+ChunkReader::ChunkReader(StoreImplementation& store, RequestSource& source, unsigned threads,
+                         const DeliverChunk& deliver)
     : store_(store),
-      requests_(requests),
-      threads_max_(threads != kAllProcessors ? threads + 1 : std::max(usable_processors(), kReadersMost)),
-      deliver_(deliver),
-      progress_(progress) {}
+      source_(source),
+      readers_most_(threads == kAllProcessors ? kReadersMost : std::min(threads + 1, kReadersMost)),
+      unpackers_most_(threads == kAllProcessors ? usable_processors() : threads),
+      deliver_(deliver) {}
 
 ChunkReader::~ChunkReader() = default;
 
 Status ChunkReader::run() {
-  VARVE_TRY(first_plan());
-  if (progress_.planned) progress_.planned();
-  while (!plan_.empty()) {
-    const std::size_t done = run_plan();
-    VARVE_TRY(next_plan({plan_.begin() + static_cast<std::ptrdiff_t>(done), plan_.end()}));
+  Status status = read_parts();
+  const MutexLock lock(mutex_);
+  ending_ = true;
+  to_read_.notify_all();
+  to_unpack_.notify_all();
+  while (helpers_ != 0) changed_.wait(mutex_);
+  return status;
+}
+
+Status ChunkReader::read_parts() {
+  WindowReader reader(*this);
+  Unpacking unpacking(*this);
+  for (Window window;;) {
+    switch (next_step(window)) {
+      case Step::plan_again: VARVE_TRY(plan_again()); break;
+      case Step::plan_part: VARVE_TRY(plan_part()); break;
+      case Step::read:
+        if (reader.read(window)) unpack(window, unpacking);
+        done(window);
+        break;
+      case Step::unpack:
+        unpack(window, unpacking);
+        done(window);
+        break;
+      case Step::finish_part: finish_part(); break;
+      case Step::end: return {};
+    }
   }
+}
+
+ChunkReader::Step ChunkReader::next_step(Window& window) {
+  const MutexLock lock(mutex_);
+  for (;; changed_.wait(mutex_)) {
+    if (!stopped_ && !parts_.empty() && parts_.front()->is_done()) return Step::finish_part;
+    if (!stopped_ && wants_part()) return Step::plan_part;
+    if (take_read(window)) return Step::unpack;
+    if (readers_ == 0 && take(window)) return Step::read;
+    if (stopped_ && !is_under_way()) return Step::plan_again;
+    if (!stopped_ && parts_.empty()) return Step::end;
+  }
+}
+
+bool ChunkReader::is_under_way() const {
+  return std::ranges::any_of(parts_, [](const auto& part) { return part->under_way != 0; });
+}
+
+bool ChunkReader::wants_part() const {
+  const auto ahead = std::ranges::count_if(parts_, [](const auto& part) { return !part->is_begun(); });
+  return !exhausted_ && static_cast<std::size_t>(ahead) < kPartsAhead && parts_.size() < kPartsMost;
+}
+
+bool ChunkReader::take(Window& window) {
+  if (stopped_ || ending_ || (readers_ != 0 && free_memory_.empty())) return false;
+  const auto part = std::ranges::find_if(parts_, [](const auto& one) { return !one->is_begun(); });
+  if (part == parts_.end()) return false;
+  window = plan_window(**part, (*part)->next);
+  (*part)->next += window.items.size();
+  ++(*part)->under_way;
+  if (readers_ != 0) {
+    window.memory = free_memory_.back();
+    free_memory_.pop_back();
+  }
+  return true;
+}
+
+bool ChunkReader::take_read(Window& window) {
+  if (read_.empty()) return false;
+  window = std::move(read_.front());
+  read_.erase(read_.begin());
+  return true;
+}
+
+void ChunkReader::done(const Window& window) {
+  const MutexLock lock(mutex_);
+  if (!window.memory.empty()) {
+    free_memory_.push_back(window.memory);
+    to_read_.notify_one();
+  }
+  --window.part->under_way;
+  if (window.part->is_done() || stopped_) changed_.notify_one();
+}
+
+void ChunkReader::help_read() {
+  WindowReader reader(*this);
+  const auto next = [this](Window& window) {
+    const MutexLock lock(mutex_);
+    for (; !ending_; to_read_.wait(mutex_))
+      if (take(window)) return true;
+    return false;
+  };
+  for (Window window; next(window);) {
+    if (!reader.read(window)) {
+      done(window);
+      continue;
+    }
+    const MutexLock lock(mutex_);
+    read_.push_back(std::move(window));
+    to_unpack_.notify_one();
+    changed_.notify_one();
+  }
+}
+
+void ChunkReader::help_unpack() {
+  Unpacking unpacking(*this);
+  const auto next = [this](Window& window) {
+    const MutexLock lock(mutex_);
+    for (; !ending_; to_unpack_.wait(mutex_))
+      if (take_read(window)) return true;
+    return false;
+  };
+  for (Window window; next(window);) {
+    unpack(window, unpacking);
+    done(window);
+  }
+}
+
+Status ChunkReader::plan_part() {
+  std::unique_ptr<Part> part;
+  if (spare_parts_.empty()) {
+    part = std::make_unique<Part>();
+  } else {
+    part = std::move(spare_parts_.back());
+    spare_parts_.pop_back();
+  }
+  part->requests = source_.next(part->room);
+  if (part->requests.empty()) {
+    const MutexLock lock(mutex_);
+    exhausted_ = true;
+    return {};
+  }
+  VARVE_TRY(look_up(*part));
+  const unsigned helpers = helpers_for(*part);
+  part->mode = helpers > 1 ? OpenMode::read_direct : OpenMode::read;
+  {
+    const MutexLock lock(mutex_);
+    parts_.push_back(std::move(part));
+    to_read_.notify_all();
+  }
+  if (helpers > 1) start_helpers(helpers);
   return {};
+}
+
+Status ChunkReader::look_up(Part& part) {
+  VARVE_CHECK(part.requests.size() < std::uint64_t{1} << 32);
+  part.plan.reserve(part.requests.size());
+  std::array<std::optional<ChunkPlace>, kLookUpAtOnce> places;
+  for (std::size_t first = 0; first < part.requests.size(); first += places.size()) {
+    const auto some = part.requests.subspan(first, std::min(places.size(), part.requests.size() - first));
+    store_.find_chunks(some, places);
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      if (!places[i]) return not_stored(some[i]);
+      part.plan.push_back({*places[i], static_cast<std::uint32_t>(first + i)});
+    }
+  }
+  part.sort();
+  return {};
+}
+
+void ChunkReader::finish_part() {
+  std::unique_ptr<Part> part;
+  {
+    const MutexLock lock(mutex_);
+    part = std::move(parts_.front());
+    parts_.pop_front();
+  }
+  source_.finished(part->requests);
+  part->clear();
+  spare_parts_.push_back(std::move(part));
 }
 
 Error ChunkReader::not_stored(const ChunkRequest& request) const {
@@ -188,25 +392,7 @@ Error ChunkReader::not_stored(const ChunkRequest& request) const {
                "run `varve verify` on the store to see what is damaged or missing, and restore another image"});
 }
 
-Status ChunkReader::first_plan() {
-  VARVE_CHECK(requests_.size() < std::uint64_t{1} << 32);
-  plan_.reserve(requests_.size());
-  std::array<std::optional<ChunkPlace>, kLookUpAtOnce> places;
-  for (std::size_t first = 0; first < requests_.size(); first += places.size()) {
-    const auto some = requests_.subspan(first, std::min(places.size(), requests_.size() - first));
-    store_.find_chunks(some, places);
-    for (std::size_t i = 0; i < some.size(); ++i) {
-      if (!places[i]) return not_stored(some[i]);
-      plan_.push_back({*places[i], static_cast<std::uint32_t>(first + i)});
-    }
-  }
-  // A full image is asked for as it was written.
-  if (!std::ranges::is_sorted(plan_, {}, &Wanted::place)) std::ranges::sort(plan_, {}, &Wanted::place);
-  return {};
-}
-
-Status ChunkReader::next_plan(std::vector<Wanted> rest) {
-  plan_ = std::move(rest);
+Status ChunkReader::plan_again() {
   std::vector<Failure> failures;
   {
     const MutexLock lock(mutex_);
@@ -215,115 +401,105 @@ Status ChunkReader::next_plan(std::vector<Wanted> rest) {
   const bool collected = std::ranges::any_of(
       failures, [](const Failure& failure) { return failure.error.code() == ErrorCode::not_found; });
   if (collected) VARVE_TRY(store_.refresh());  // garbage collection moved it: look again
+  for (const Failure& failure : failures) failure.part->drop_begun();
   for (const Failure& failure : failures) {
-    if (failure.of_base && failure.error.code() == ErrorCode::not_found &&
-        looked_again_.insert(failure.wanted.request).second) {
-      plan_.push_back(failure.wanted);
-      continue;
-    }
-    std::vector<ChunkPlace>& tried = tried_[failure.wanted.request];
-    tried.push_back(failure.wanted.place);
-    const auto place = store_.find_chunk(requests_[failure.wanted.request].name, tried);
-    if (!place && failure.error.code() == ErrorCode::not_found) return not_stored(requests_[failure.wanted.request]);
-    if (!place) return failure.error;
-    plan_.push_back({*place, failure.wanted.request});
+    VARVE_TRY_ASSIGN(const ChunkPlace place, other_place(failure));
+    failure.part->plan.push_back({place, failure.wanted.request});
   }
-  std::ranges::sort(plan_, {}, &Wanted::place);
+  for (const Failure& failure : failures) failure.part->sort();
+  const MutexLock lock(mutex_);
+  stopped_ = false;
+  to_read_.notify_all();
   return {};
 }
 
-std::size_t ChunkReader::run_plan() {
+Result<ChunkPlace> ChunkReader::other_place(const Failure& failure) const {
+  const auto& [part, wanted, error, of_base] = failure;
+  const bool collected = error.code() == ErrorCode::not_found;
+  if (of_base && collected && part->looked_again.insert(wanted.request).second) return wanted.place;
+  const ChunkRequest& request = part->requests[wanted.request];
+  std::vector<ChunkPlace>& tried = part->tried[wanted.request];
+  tried.push_back(wanted.place);
+  const auto place = store_.find_chunk(request.name, tried);
+  if (place) return *place;
+  return collected ? not_stored(request) : error;
+}
+
+unsigned ChunkReader::helpers_for(Part& part) {
+  // Windows are counted only as far as it matters.
+  const std::size_t enough = std::max(readers_most_, unpackers_most_) * kWindowsPerThread;
+  for (std::size_t next = 0; next < part.plan.size() && windows_planned_ < enough; ++windows_planned_)
+    next += plan_window(part, next).items.size();
+  return static_cast<unsigned>(windows_planned_ / kWindowsPerThread);
+}
+
+void ChunkReader::start_helpers(unsigned wanted) {
+  if (threads_ == nullptr) {
+    const std::size_t windows = readers_most_ + unpackers_most_ + kWindowsReady;
+    auto made = ReadBuffer::create(windows * kWindowBytes);
+    if (!made) return;  // this thread alone, with memory of its own, if it gets some
+    window_memory_ = std::move(*made);
+    threads_ = IoThreads::share(readers_most_ + unpackers_most_ - 1);
+    const MutexLock lock(mutex_);
+    for (std::size_t i = 0; i < windows; ++i)
+      free_memory_.push_back(window_memory_->bytes().subspan(i * kWindowBytes, kWindowBytes));
+  }
+  while (readers_started_ < std::min(wanted, readers_most_) && start_helper(Role::read)) ++readers_started_;
+  if (readers_started_ == 0) return;  // it reads itself
+  while (unpackers_started_ < std::min(wanted, unpackers_most_) && start_helper(Role::unpack)) ++unpackers_started_;
+}
+
+bool ChunkReader::start_helper(Role role) {
   {
     const MutexLock lock(mutex_);
-    next_ = 0;
-    workers_ = 0;
+    ++helpers_;
+    if (role == Role::read) ++readers_;
   }
-  start_helpers();
-  work();
+  if (threads_->submit({&help, this, static_cast<std::uint64_t>(role)})) return true;
   const MutexLock lock(mutex_);
-  while (helpers_ != 0) changed_.wait(mutex_);
-  return next_;
+  --helpers_;
+  if (role == Role::read) --readers_;
+  return false;
 }
 
-void ChunkReader::start_helpers() {
-  // Windows are counted only as far as it matters.
-  const std::size_t enough = std::size_t{threads_max_} * kWindowsPerThread;
-  std::size_t windows = 0;
-  for (std::size_t next = 0; next < plan_.size() && windows < enough; ++windows) next += plan_window(next).items.size();
-  const auto wanted = static_cast<unsigned>(windows / kWindowsPerThread);
-  mode_ = wanted > 1 ? OpenMode::read_direct : OpenMode::read;
-  if (wanted > 1 && (windows_ == nullptr || windows_->bytes().size() < wanted * kWindowBytes)) {
-    windows_.reset();
-    auto made = ReadBuffer::create(wanted * kWindowBytes);
-    if (!made) return;  // one thread, with memory of its own, if it gets some
-    windows_ = std::move(*made);
-  }
-  for (unsigned i = 1; i < wanted; ++i) {
-    if (threads_ == nullptr) threads_ = IoThreads::share(threads_max_ - 1);
-    {
-      const MutexLock lock(mutex_);
-      ++helpers_;
-    }
-    if (threads_->submit({&help, this, 0})) continue;
-    const MutexLock lock(mutex_);
-    --helpers_;
-    return;
-  }
-}
-
-void ChunkReader::help(void* context, std::uint64_t) {
+void ChunkReader::help(void* context, std::uint64_t role) {
   auto* reader = static_cast<ChunkReader*>(context);
-  reader->work();
+  if (static_cast<Role>(role) == Role::read)
+    reader->help_read();
+  else
+    reader->help_unpack();
   const MutexLock lock(reader->mutex_);
   --reader->helpers_;
-  // SAFETY: notified under the lock: the reader ends when run_plan() has the lock again.
-  reader->changed_.notify_all();
+  // SAFETY: notified under the lock: the reader ends when run() has the lock again.
+  reader->changed_.notify_one();
 }
 
-void ChunkReader::work() {
-  std::span<std::byte> memory;
-  if (windows_ != nullptr) {
-    const MutexLock lock(mutex_);
-    memory = windows_->bytes().subspan(workers_++ * kWindowBytes, kWindowBytes);
-  }
-  Worker worker(*this, memory);
-  for (Window window; take(window);) worker.run(window);
-}
-
-bool ChunkReader::take(Window& window) {
-  bool is_last = false;
-  {
-    const MutexLock lock(mutex_);
-    if (next_ == plan_.size() || !failures_.empty()) return false;
-    window = plan_window(next_);
-    next_ += window.items.size();
-    is_last = next_ == plan_.size() && !std::exchange(told_last_begun_, true);
-  }
-  if (is_last && progress_.last_begun) progress_.last_begun();
-  return true;
-}
-
-ChunkReader::Window ChunkReader::plan_window(std::size_t first) const {
+ChunkReader::Window ChunkReader::plan_window(Part& part, std::size_t first) const {
+  const std::vector<Wanted>& plan = part.plan;
   Window window;
-  window.ordinal = plan_[first].place.segment;
+  window.part = &part;
+  window.ordinal = plan[first].place.segment;
   window.segment = store_.view(window.ordinal);
-  window.begin = round_down(plan_[first].place.offset, kIoAlignment);
-  std::uint64_t end = plan_[first].place.offset + kMaxFrameRecord;
+  window.begin = round_down(plan[first].place.offset, kIoAlignment);
+  std::uint64_t end = plan[first].place.offset + kMaxFrameRecord;  // at most: how long a frame is stands in itself
   std::size_t last = first + 1;
-  for (; last < plan_.size(); ++last) {
-    const ChunkPlace& place = plan_[last].place;
+  for (; last < plan.size(); ++last) {
+    const ChunkPlace& place = plan[last].place;
+    if (place.segment != window.ordinal || place.offset > end + kMaxGap) break;
     const std::uint64_t place_end = place.offset + kMaxFrameRecord;
-    if (place.segment != window.ordinal || place.offset > end + kMaxGap || place_end - window.begin > kWindowBytes)
+    if (place_end - window.begin > kWindowBytes) {
+      end = std::min(end, place.offset);  // it is another frame, and the one before ends there
       break;
+    }
     end = place_end;
   }
   end = std::max(std::min(end, window.segment.end), window.begin);  // a view that is gone ends at 0
   window.wanted_bytes = static_cast<std::size_t>(round_up(end - window.begin, kIoAlignment));
-  window.items = std::span(plan_).subspan(first, last - first);
+  window.items = std::span(plan).subspan(first, last - first);
   return window;
 }
 
-void ChunkReader::decode(const Window& window, FrameScratch& scratch, StoredFrames& bases) {
+void ChunkReader::unpack(const Window& window, Unpacking& unpacking) {
   std::span<const Wanted> items = window.items;
   while (!items.empty()) {
     const std::uint64_t offset = items.front().place.offset;
@@ -333,12 +509,12 @@ void ChunkReader::decode(const Window& window, FrameScratch& scratch, StoredFram
     const StoredAt at{window.segment.file, offset};
     const std::size_t from = std::min(static_cast<std::size_t>(offset - window.begin), window.got);
     auto unpacked = unpack_frame_record(std::span<const std::byte>(window.buffer).subspan(from, window.got - from),
-                                        window.segment.key, at, store_.chunk_bytes(), scratch);
+                                        window.segment.key, at, store_.chunk_bytes(), unpacking.scratch);
     const Error* const unread = window.failure_at(offset);
     if (unpacked)
-      deliver_frame(of_frame, *unpacked, at, bases);
+      deliver_frame(window, of_frame, *unpacked, at, unpacking.bases);
     else
-      failed(of_frame, unread != nullptr ? *unread : unpacked.error());
+      failed(window, of_frame, unread != nullptr ? *unread : unpacked.error());
   }
 }
 
@@ -360,11 +536,11 @@ Result<std::span<const std::byte>> ChunkReader::undo(const FrameView& frame, std
   return std::span<const std::byte>(into.first(raw.size()));
 }
 
-void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at,
-                                StoredFrames& bases) {
+void ChunkReader::deliver_frame(const Window& window, std::span<const Wanted> items, const UnpackedFrame& unpacked,
+                                const StoredAt& at, StoredFrames& bases) {
   std::size_t next = 0;
   const auto fail_rest = [&](std::string cause) {
-    failed(items.subspan(next), damaged("the frame", at, std::move(cause)));
+    failed(window, items.subspan(next), damaged("the frame", at, std::move(cause)));
   };
   std::span<const std::byte> raw = unpacked.raw;
   std::vector<std::byte> undone(unpacked.frame.is_difference() ? store_.chunk_bytes() : 0);
@@ -377,7 +553,7 @@ void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFra
       const auto made = undo(unpacked.frame, slot, content, at, bases, undone);
       if (!made) {
         for (; next < items.size() && items[next].place.slot == slot; ++next)
-          failed(items.subspan(next, 1), made.error(), true);
+          failed(window, items.subspan(next, 1), made.error(), true);
         continue;
       }
       content = *made;
@@ -385,7 +561,7 @@ void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFra
     if (store_.name_of(content) != chunk.name)
       return fail_rest(fmt::format("the content of chunk {} of it has another name", slot));
     for (; next < items.size() && items[next].place.slot == slot; ++next) {
-      const ChunkRequest& request = requests_[items[next].request];
+      const ChunkRequest& request = window.part->requests[items[next].request];
       if (chunk.name != request.name || chunk.bytes != request.bytes)
         return fail_rest(fmt::format("chunk {} of it has {} bytes and the name {}, and {} bytes of {} were asked for",
                                      slot, chunk.bytes, to_string(chunk.name), request.bytes, to_string(request.name)));
@@ -395,9 +571,10 @@ void ChunkReader::deliver_frame(std::span<const Wanted> items, const UnpackedFra
   if (next != items.size()) fail_rest("it has fewer chunks than the index says");
 }
 
-void ChunkReader::failed(std::span<const Wanted> items, const Error& error, bool of_base) {
+void ChunkReader::failed(const Window& window, std::span<const Wanted> items, const Error& error, bool of_base) {
   const MutexLock lock(mutex_);
-  for (const Wanted& item : items) failures_.push_back({item, error, of_base});
+  for (const Wanted& item : items) failures_.push_back({window.part, item, error, of_base});
+  stopped_ = true;
 }
 
 }  // namespace varve::storage

@@ -2,24 +2,24 @@
 //
 // ChunkReader: one call of Store::read_chunks().
 //
-//     requests --sort by place--> windows of up to 1 MiB --> read --> frames: check, unpack, check names --> deliver
-//                                 each taken by the next thread that is free, in the order of the disk
+//     a part's requests --look up, sort by place--> windows of up to 1 MiB --read--> frames: check, unpack,
+//                                                    in the order of the disk         check names --> deliver
+//          this thread                                    a few readers                 this thread, and others
 //
-// There are more threads than processors, so that the disk has its queue while others unpack. What is worth several
-// threads is read past the page cache where the file system can, as it was written: nothing of it is read twice, and a
-// program's memory is not evicted for it. Memory is bounded by a window for each and the sorted list. A chunk whose
-// frame turns out damaged is looked for at another place before the call fails.
+// Those who read do nothing else, so that the disk always has as many requests as it likes, and not more. The next part
+// is planned while one is being read, so that none of them waits. What is worth several threads is read past the page
+// cache where the file system can, as it was written: nothing of it is read twice, and a program's memory is not
+// evicted for it. A few windows are done by one thread alone. Memory is bounded by the windows and a few parts, and is
+// used again. A chunk whose frame turns out damaged is looked for at another place before the call fails.
 //
 // What is stored as a difference needs another chunk: each thread reads those through a few frames of its own. They lie
 // in much the same order, so that most frames are read once.
 //
-// Threads: run() by one; it starts workers of its own where there is enough to do.
+// Threads: run() by one, which starts the others where there is enough to do.
 #pragma once
 
-#include <map>
+#include <deque>
 #include <memory>
-#include <optional>
-#include <set>
 #include <span>
 #include <vector>
 
@@ -46,8 +46,7 @@ inline constexpr std::size_t kMaxFrameRecord =
 class ChunkReader {
  public:
   /// See Store::read_chunks().
-  ChunkReader(StoreImplementation& store, std::span<const ChunkRequest> requests, unsigned threads,
-              const DeliverChunk& deliver, const ReadProgress& progress);
+  ChunkReader(StoreImplementation& store, RequestSource& source, unsigned threads, const DeliverChunk& deliver);
   ~ChunkReader();
   Status run();
 
@@ -56,54 +55,82 @@ class ChunkReader {
     ChunkPlace place;
     std::uint32_t request = 0;
   };
+  struct Part;
   struct Window;
   class ReadBuffer;
-  class Worker;
+  class WindowReader;
+  struct Unpacking;
   struct Failure {
+    Part* part = nullptr;
     Wanted wanted;
     Error error;
     bool of_base = false;  ///< what is stored there is good, and what it is a difference to is not
   };
 
-  Status first_plan();
-  /// `rest`, and other places for what failed; the error when there is none.
-  Status next_plan(std::vector<Wanted> rest);
-  /// How much of the plan was done: it ends early after a failure, which is most likely for good.
-  std::size_t run_plan();
-  void start_helpers();
-  /// The next window of the plan. False: there is none, or something failed.
-  bool take(Window& window);
-  Window plan_window(std::size_t first) const;
-  void work();
-  void decode(const Window& window, FrameScratch& scratch, StoredFrames& bases);
-  void deliver_frame(std::span<const Wanted> items, const UnpackedFrame& unpacked, const StoredAt& at,
-                     StoredFrames& bases);
+  enum class Step { plan_again, plan_part, read, unpack, finish_part, end };
+  enum class Role : std::uint64_t { read, unpack };
+
+  // The thread that runs.
+  Status read_parts();
+  /// What is to be done next; waits where others have to do something first.
+  Step next_step(Window& window) VARVE_EXCLUDES(mutex_);
+  Status plan_part();
+  Status look_up(Part& part);
+  void finish_part();
+  /// Other places for what failed; the error when there is none. REQUIRES: stopped_, and nothing is under way.
+  Status plan_again();
+  Result<ChunkPlace> other_place(const Failure& failure) const;
+  /// How many threads of a kind are worth while, this part included.
+  unsigned helpers_for(Part& part);
+  void start_helpers(unsigned wanted) VARVE_EXCLUDES(mutex_);
+  bool start_helper(Role role) VARVE_EXCLUDES(mutex_);
+  bool is_under_way() const VARVE_REQUIRES(mutex_);
+  bool wants_part() const VARVE_REQUIRES(mutex_);
+
+  // Those that help, and this one.
+  static void help(void* reader, std::uint64_t role);
+  void help_read() VARVE_EXCLUDES(mutex_);
+  void help_unpack() VARVE_EXCLUDES(mutex_);
+  /// The next window to be read. False: there is none at the moment, or no memory for it.
+  bool take(Window& window) VARVE_REQUIRES(mutex_);
+  /// The next one that was read. False: there is none at the moment.
+  bool take_read(Window& window) VARVE_REQUIRES(mutex_);
+  void done(const Window& window) VARVE_EXCLUDES(mutex_);
+  Window plan_window(Part& part, std::size_t first) const;
+  void unpack(const Window& window, Unpacking& unpacking);
+  void deliver_frame(const Window& window, std::span<const Wanted> items, const UnpackedFrame& unpacked,
+                     const StoredAt& at, StoredFrames& bases);
   /// The content of a chunk in a difference, from what is stored of it and its base.
   Result<std::span<const std::byte>> undo(const FrameView& frame, std::uint32_t slot, std::span<const std::byte> raw,
                                           const StoredAt& at, StoredFrames& bases, std::span<std::byte> into) const;
-  void failed(std::span<const Wanted> items, const Error& error, bool of_base = false);
-  static void help(void* reader, std::uint64_t);
+  void failed(const Window& window, std::span<const Wanted> items, const Error& error, bool of_base = false);
   Error not_stored(const ChunkRequest& request) const;
 
   StoreImplementation& store_;
-  std::span<const ChunkRequest> requests_;
-  const unsigned threads_max_;
+  RequestSource& source_;
+  const unsigned readers_most_;
+  const unsigned unpackers_most_;  // this thread included
   const DeliverChunk& deliver_;
-  const ReadProgress& progress_;
-  std::vector<Wanted> plan_;
-  std::map<std::uint32_t, std::vector<ChunkPlace>> tried_;  // by request
-  std::set<std::uint32_t> looked_again_;                    // requests whose base had been collected
+  std::vector<std::unique_ptr<Part>> spare_parts_;
+  std::size_t windows_planned_ = 0;  // counted as far as it matters for who helps
+  unsigned readers_started_ = 0;
+  unsigned unpackers_started_ = 1;  // this thread
+  std::unique_ptr<ReadBuffer> window_memory_;
   std::shared_ptr<IoThreads> threads_;
-  OpenMode mode_ = OpenMode::read;
-  std::unique_ptr<ReadBuffer> windows_;  // one for each worker, where there are several
 
   Mutex mutex_;
-  Condition changed_;
-  bool told_last_begun_ VARVE_GUARDED_BY(mutex_) = false;
-  std::size_t workers_ VARVE_GUARDED_BY(mutex_) = 0;  // that have begun on this plan
-  std::size_t next_ VARVE_GUARDED_BY(mutex_) = 0;     // of plan_
-  std::size_t helpers_ VARVE_GUARDED_BY(mutex_) = 0;  // that are at work
+  Condition changed_;                                                 // for the thread that runs
+  Condition to_read_;                                                 // there may be a window, and memory
+  Condition to_unpack_;                                               // there is a window that was read
+  std::deque<std::unique_ptr<Part>> parts_ VARVE_GUARDED_BY(mutex_);  // in the order of the source, until all is done
+  bool exhausted_ VARVE_GUARDED_BY(mutex_) = false;                   // the source
+  bool stopped_ VARVE_GUARDED_BY(mutex_) = false;                     // something failed: nothing more is begun
+  bool ending_ VARVE_GUARDED_BY(mutex_) = false;
   std::vector<Failure> failures_ VARVE_GUARDED_BY(mutex_);
+  std::size_t helpers_ VARVE_GUARDED_BY(mutex_) = 0;  // that are at work, or wait for some
+  std::size_t readers_ VARVE_GUARDED_BY(mutex_) = 0;  // of these; 0: the thread that runs reads itself
+  std::vector<std::span<std::byte>> free_memory_ VARVE_GUARDED_BY(mutex_);  // for a window each
+  std::vector<Window> read_ VARVE_GUARDED_BY(mutex_);  // to be unpacked: a few, first come first served
 };
 
 }  // namespace varve::storage

@@ -232,12 +232,30 @@ Result<Manifest> StoreImplementation::read_manifest(std::string_view chain, std:
   return manifest;
 }
 
-Status StoreImplementation::read_chunks(std::span<const ChunkRequest> requests, unsigned threads,
-                                        const DeliverChunk& deliver, const ReadProgress& progress) {
+namespace {
+
+class ListedRequests final : public RequestSource {
+ public:
+  explicit ListedRequests(std::span<const ChunkRequest> requests) : requests_(requests) {}
+  std::span<const ChunkRequest> next(std::vector<ChunkRequest>&) override { return std::exchange(requests_, {}); }
+  void finished(std::span<const ChunkRequest>) override {}
+
+ private:
+  std::span<const ChunkRequest> requests_;
+};
+
+}  // namespace
+
+Status Store::read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) {
   if (requests.empty()) return {};
+  ListedRequests source(requests);
+  return read_chunks(source, threads, deliver);
+}
+
+Status StoreImplementation::read_chunks(RequestSource& source, unsigned threads, const DeliverChunk& deliver) {
   VARVE_TRY_ASSIGN(const std::shared_ptr<Lock> shared, hold());
   VARVE_TRY(refresh_if_collected());
-  ChunkReader reader(*this, requests, threads, deliver, progress);
+  ChunkReader reader(*this, source, threads, deliver);
   return reader.run();
 }
 

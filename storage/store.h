@@ -145,10 +145,16 @@ class ChainWriter {
   virtual Status close() = 0;
 };
 
-/// What read_chunks() tells meanwhile, each once at most; empty: it does not.
-struct ReadProgress {
-  std::function<void()> planned;     ///< it is known where all of them lie, and nothing was read yet
-  std::function<void()> last_begun;  ///< the last of them are being read: the disk has room for others. Any thread
+/// Where one read_chunks() gets what it reads, a part at a time: a list of all of it would take much memory.
+class RequestSource {
+ public:
+  virtual ~RequestSource() = default;
+  /// The next requests; none: there are no more. They stay as they are until finished() tells of them. `room`: empty,
+  /// for those that have no other place; parts later get it again. Called by the thread that reads, while others read
+  /// what lies before.
+  virtual std::span<const ChunkRequest> next(std::vector<ChunkRequest>& room) = 0;
+  /// All of these, which next() gave, are delivered, and so is what was given before. Called likewise.
+  virtual void finished(std::span<const ChunkRequest> requests) = 0;
 };
 
 class Store {
@@ -181,14 +187,12 @@ class Store {
   virtual Result<std::shared_ptr<Lock>> hold() = 0;
   virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;
 
-  /// Reads chunks in the order in which they lie, many at once; each is checked. Stops at the first error; `corruption`
-  /// names file and offset. What was delivered before is good. `threads`: that unpack and check, besides one that
-  /// waits for the disk; kAllProcessors: all that this thread may use.
-  virtual Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver,
-                             const ReadProgress& progress) = 0;
-  Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver) {
-    return read_chunks(requests, threads, deliver, {});
-  }
+  /// Reads chunks in the order in which they lie, many at once, one part after the other; each is checked. Stops at the
+  /// first error; `corruption` names file and offset. What was delivered before is good. `threads`: that unpack and
+  /// check, besides one more than that which wait for the disk, at most eight; kAllProcessors: as many as this thread
+  /// may use, and eight.
+  virtual Status read_chunks(RequestSource& source, unsigned threads, const DeliverChunk& deliver) = 0;
+  Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver);
 
   /// Takes the chain's lock (`busy` names the holder's pid) and mends what a killed writer of this chain left: its
   /// last whole image is kept, its segment flushed and sealed there.

@@ -89,8 +89,7 @@ class StoreImplementation final : public Store, public FrameSource {
   Status refresh() override;
   Result<std::shared_ptr<Lock>> hold() override;
   Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) override;
-  Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver,
-                     const ReadProgress& progress) override;
+  Status read_chunks(RequestSource& source, unsigned threads, const DeliverChunk& deliver) override;
   Result<std::unique_ptr<ChainWriter>> open_chain(std::string_view chain) override;
   std::vector<std::string> chains() override;
   StoreStatistics statistics() override;

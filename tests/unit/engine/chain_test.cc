@@ -59,15 +59,16 @@ class FakeStore : public storage::Store {
       return fail(ErrorCode::not_found, {"read of a manifest failed", "there is none", "look elsewhere"});
     return found->second;
   }
-  Status read_chunks(std::span<const storage::ChunkRequest> requests, unsigned, const storage::DeliverChunk& deliver,
-                     const storage::ReadProgress& progress) override {
-    if (progress.planned) progress.planned();
-    if (progress.last_begun) progress.last_begun();
-    for (const auto& request : requests) {
-      const std::vector<std::byte> content(request.bytes, static_cast<std::byte>(request.name.low));
-      deliver(request.tag, content);
+  Status read_chunks(storage::RequestSource& source, unsigned, const storage::DeliverChunk& deliver) override {
+    for (std::vector<storage::ChunkRequest> room;; room.clear()) {
+      const auto requests = source.next(room);
+      if (requests.empty()) return {};
+      for (const auto& request : requests) {
+        const std::vector<std::byte> content(request.bytes, static_cast<std::byte>(request.name.low));
+        deliver(request.tag, content);
+      }
+      source.finished(requests);
     }
-    return {};
   }
   Result<std::unique_ptr<storage::ChainWriter>> open_chain(std::string_view) override {
     return fail(ErrorCode::unsupported, {"writing refused", "this store is read only", "use another"});
