@@ -107,13 +107,16 @@ class Filler final : public storage::RequestSource {
   Filler(storage::Store& store, std::span<const FillTarget> targets) : store_(store), targets_(targets) {
     for (const auto& target : targets) {
       const ChunkGrid grid(*target.record, store_.chunk_bytes());
+      const auto& tracking = target.region->tracking;
+      const bool marked = tracking != nullptr && tracking->back_end() == tracker::BackEndKind::uffd;
+      const auto look = marked ? Populating::Look::written : Populating::Look::no;
       for (WantedRuns runs(target); runs.next();) {
         const auto& run = runs.run();
         if (run.kind != storage::RunKind::named) continue;
         named_ += run.count;
         // Only what is filled: the rest may be restored lazily, and is not there to be populated.
         for_each_part(target, grid.extent(ChunkRange{run.first, run.count}),
-                      [&](const ByteRange& part) { populating_.add(pages_within(*target.region, part)); });
+                      [&](const ByteRange& part) { populating_.add(pages_within(*target.region, part), look); });
       }
     }
     populating_.sort();

@@ -20,6 +20,7 @@ inline constexpr int kUffdUserModeOnly = 1;                              // 5.11
 inline constexpr std::uint64_t kPageIsWritten = 1U << 1;
 inline constexpr std::uint64_t kPageIsPresent = 1U << 3;
 inline constexpr std::uint64_t kPageIsSwapped = 1U << 4;
+inline constexpr std::uint64_t kPageIsZero = 1U << 5;  // PAGE_IS_PFNZERO: the one page of zeros that all share
 inline constexpr std::uint64_t kPageIsHuge = 1U << 6;
 inline constexpr std::uint64_t kPageIsGuard = 1U << 8;  // 6.15
 

@@ -4,11 +4,15 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <cstring>
+#include <span>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "tracker/kernel_abi.h"
+#include "tracker/pagemap.h"
 #include "tracker/tracker.h"
 
 namespace varve {
@@ -35,6 +39,25 @@ class PopulatingTest : public testing::Test {
     unsigned char there = 0;
     EXPECT_EQ(mincore(static_cast<std::byte*>(memory_) + offset, page_, &there), 0);
     return (there & 1) != 0;
+  }
+  std::byte* at(std::size_t offset) const { return static_cast<std::byte*>(memory_) + offset; }
+  /// Pages of these categories, or minus errno.
+  long pages_that_are(std::uint64_t categories, AddressRange pages) const {
+    std::vector<tracker::abi::PageRegion> regions(64);
+    tracker::abi::ScanArguments arguments{};
+    arguments.size = sizeof arguments;
+    arguments.start = pages.begin;
+    arguments.end = pages.end;
+    arguments.vec = reinterpret_cast<std::uint64_t>(regions.data());
+    arguments.vec_len = regions.size();
+    arguments.category_mask = categories;
+    arguments.return_mask = categories;
+    const long found = tracker::Pagemap().scan(arguments);
+    if (found < 0) return found;
+    std::size_t bytes = 0;
+    for (const auto& region : std::span(regions).first(static_cast<std::size_t>(found)))
+      bytes += region.end - region.start;
+    return static_cast<long>(bytes / page_);
   }
   std::size_t resident_pages() const {
     std::size_t pages = 0;
@@ -94,6 +117,46 @@ TEST_F(PopulatingTest, WhatCannotBeFaultedInIsLeftToTheWriter) {
   populating.prepare(range(kMiB, page_));
   populating.prepare(range(8 * kMiB, page_));
   EXPECT_FALSE(resident(8 * kMiB)) << "it does not try again";
+}
+
+TEST_F(PopulatingTest, WhatWasWrittenIsLeftAloneAndWhatLiesBesideItIsNot) {
+  constexpr auto kLook = Populating::Look::written;
+  if (pages_that_are(tracker::abi::kPageIsPresent, range(0, page_)) < 0) GTEST_SKIP() << "PAGEMAP_SCAN needs Linux 6.7";
+  const auto written = range(0, 16 * page_);
+  const auto with_a_hole = range(4 * kMiB, 16 * page_);
+  const auto read_only_once = range(8 * kMiB, 16 * page_);
+  const auto untouched = range(12 * kMiB, 16 * page_);
+  std::memset(at(0), 1, 16 * page_);
+  std::memset(at(4 * kMiB), 1, 16 * page_);
+  ASSERT_EQ(madvise(at(4 * kMiB) + 7 * page_, page_, MADV_DONTNEED), 0);
+  for (std::size_t i = 0; i < 16; ++i)
+    [[maybe_unused]] const std::byte zero = *static_cast<volatile std::byte*>(at(8 * kMiB) + i * page_);
+  ASSERT_EQ(pages_that_are(tracker::abi::kPageIsZero, read_only_once), 16) << "as a page that was only read is";
+  // Were it asked for, the kernel would refuse, and nothing more would be tried.
+  ASSERT_EQ(mprotect(memory_, 16 * page_, PROT_READ), 0);
+  Populating populating;
+  for (const auto pages : {written, with_a_hole, read_only_once, untouched}) populating.add(pages, kLook);
+  populating.sort();
+  populating.prepare(written);
+  populating.prepare(with_a_hole);
+  EXPECT_TRUE(resident(4 * kMiB + 7 * page_));
+  populating.prepare(read_only_once);
+  EXPECT_EQ(pages_that_are(tracker::abi::kPageIsZero, read_only_once), 0);
+  EXPECT_EQ(pages_that_are(tracker::abi::kPageIsPresent, read_only_once), 16);
+  populating.prepare(untouched);
+  EXPECT_EQ(pages_that_are(tracker::abi::kPageIsPresent, untouched), 16);
+}
+
+TEST_F(PopulatingTest, WithoutALookWhatWasWrittenIsAskedForToo) {
+  std::memset(at(0), 1, page_);
+  ASSERT_EQ(mprotect(memory_, page_, PROT_READ), 0);
+  Populating populating;
+  populating.add(range(0, page_));
+  populating.add(range(8 * kMiB, page_));
+  populating.sort();
+  populating.prepare(range(0, page_));
+  populating.prepare(range(8 * kMiB, page_));
+  EXPECT_FALSE(resident(8 * kMiB)) << "a fork may have made it read-only: the kernel was asked, and refused";
 }
 
 }  // namespace
