@@ -43,8 +43,7 @@ void LiveReader::end_stall() {
   for (Watched& watched : regions_)
     if (watched.watched && watched.region->tracking != nullptr)
       watched.told = watch_region(*watched.region->tracking, begin_ns);
-  stalled_.store(false, std::memory_order_release);
-  std::atomic_thread_fence(std::memory_order_release);  // what the program stores from here on is seen after that
+  stalled_.exchange(false, std::memory_order_acq_rel);  // whoever found it true has read before what comes from here on
 }
 
 // A thread that is about to change mappings is woken when a slice is done, and would find the next one begun: the
@@ -68,8 +67,9 @@ bool LiveReader::watch_region(tracker::Tracking& tracking, std::uint64_t begin_n
 }
 
 bool LiveReader::within_stall() const {
-  std::atomic_thread_fence(std::memory_order_acquire);  // what was read is not read later
-  return stalled_.load(std::memory_order_acquire);
+  // Written again: so that end_stall() takes what was read before from here.
+  bool stalled = true;
+  return stalled_.compare_exchange_strong(stalled, true, std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
 void LiveReader::begin(std::vector<MemorySpan> held) {

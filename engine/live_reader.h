@@ -102,7 +102,7 @@ class LiveReader {
   const std::uint32_t chunk_bytes_;
   const Beside beside_;
   std::vector<Watched> regions_;
-  std::atomic<bool> stalled_{true};
+  mutable std::atomic<bool> stalled_{true};
   std::atomic<bool> reading_{false};  // a block was read
 
   std::vector<MemorySpan> spans_;
