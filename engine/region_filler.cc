@@ -27,6 +27,7 @@ using storage::ByteRange;
 /// to do soon. At a seam one frame may be read twice.
 constexpr std::size_t kRequestsMost = std::size_t{1} << 15;
 constexpr std::size_t kFirstRequests = std::size_t{1} << 13;
+constexpr std::uint64_t kCoolFrom = std::uint64_t{1} << 14;
 constexpr std::uint64_t kClearBytes = 4096;
 
 tracker::PageRange pages_around(const Region& region) {
@@ -148,7 +149,11 @@ class Filler final : public storage::RequestSource {
     return room;
   }
 
-  void finished(std::span<const storage::ChunkRequest> requests) override { cool_ahead(requests.back().tag); }
+  void finished(std::span<const storage::ChunkRequest> requests) override {
+    finished_ += requests.size();
+    // Of little, that is left to the background: its pages may lie far apart.
+    if (finished_ >= kCoolFrom) cool_ahead(requests.back().tag);
+  }
 
  private:
   /// There is a run with something left of it, the present one or the next. False: all of every target was asked for.
@@ -213,7 +218,8 @@ class Filler final : public storage::RequestSource {
   std::optional<WantedRuns> runs_;
   std::uint64_t in_run_ = 0;
 
-  std::size_t cooled_ = 0;  // targets that are in place as a whole
+  std::uint64_t finished_ = 0;  // requests
+  std::size_t cooled_ = 0;      // targets that are in place as a whole
 };
 
 }  // namespace
