@@ -203,7 +203,7 @@ ChunkReader::ChunkReader(StoreImplementation& store, RequestSource& source, unsi
     : store_(store),
       source_(source),
       readers_most_(threads == kAllProcessors ? kReadersMost : std::min(threads + 1, kReadersMost)),
-      unpackers_most_(threads == kAllProcessors ? usable_processors() : threads),
+      unpackers_most_(threads == kAllProcessors ? usable_processors() : threads + 1),
       deliver_(deliver) {}
 
 ChunkReader::~ChunkReader() = default;

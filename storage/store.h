@@ -188,9 +188,9 @@ class Store {
   virtual Result<Manifest> read_manifest(std::string_view chain, std::uint64_t number) = 0;
 
   /// Reads chunks in the order in which they lie, many at once, one part after the other; each is checked. Stops at the
-  /// first error; `corruption` names file and offset. What was delivered before is good. `threads`: that unpack and
-  /// check, besides one more than that which wait for the disk, at most eight; kAllProcessors: as many as this thread
-  /// may use, and eight.
+  /// first error; `corruption` names file and offset. What was delivered before is good. `threads` and one more
+  /// unpack and check, and as many, at most eight, wait for the disk; kAllProcessors: as many as this thread may use,
+  /// and eight.
   virtual Status read_chunks(RequestSource& source, unsigned threads, const DeliverChunk& deliver) = 0;
   Status read_chunks(std::span<const ChunkRequest> requests, unsigned threads, const DeliverChunk& deliver);
 
