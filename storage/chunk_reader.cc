@@ -62,7 +62,7 @@ class ChunkReader::ReadBuffer {
   std::span<std::byte> bytes_;
 };
 
-// Plan and lists are this thread's, but for what is marked.
+// What is not marked otherwise belongs to the thread that runs.
 struct ChunkReader::Part {
   std::vector<ChunkRequest> room;
   std::span<const ChunkRequest> requests;
