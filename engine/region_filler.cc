@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstring>
 #include <optional>
-#include <utility>
 
 #include <fmt/format.h>
 
@@ -27,6 +26,7 @@ using storage::ByteRange;
 /// to do soon. At a seam one frame may be read twice.
 constexpr std::size_t kRequestsMost = std::size_t{1} << 15;
 constexpr std::size_t kFirstRequests = std::size_t{1} << 13;
+/// Requests of a restore from which on what is in place is made clean meanwhile.
 constexpr std::uint64_t kCoolFrom = std::uint64_t{1} << 14;
 constexpr std::uint64_t kClearBytes = 4096;
 

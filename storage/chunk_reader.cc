@@ -291,15 +291,16 @@ void ChunkReader::done(const Window& window) {
   if (window.part->is_done() || stopped_) changed_.notify_one();
 }
 
+bool ChunkReader::wait_for(Role role, Window& window) {
+  const MutexLock lock(mutex_);
+  for (; !ending_; (role == Role::read ? to_read_ : to_unpack_).wait(mutex_))
+    if (role == Role::read ? take(window) : take_read(window)) return true;
+  return false;
+}
+
 void ChunkReader::help_read() {
   WindowReader reader(*this);
-  const auto next = [this](Window& window) {
-    const MutexLock lock(mutex_);
-    for (; !ending_; to_read_.wait(mutex_))
-      if (take(window)) return true;
-    return false;
-  };
-  for (Window window; next(window);) {
+  for (Window window; wait_for(Role::read, window);) {
     if (!reader.read(window)) {
       done(window);
       continue;
@@ -313,13 +314,7 @@ void ChunkReader::help_read() {
 
 void ChunkReader::help_unpack() {
   Unpacking unpacking(*this);
-  const auto next = [this](Window& window) {
-    const MutexLock lock(mutex_);
-    for (; !ending_; to_unpack_.wait(mutex_))
-      if (take_read(window)) return true;
-    return false;
-  };
-  for (Window window; next(window);) {
+  for (Window window; wait_for(Role::unpack, window);) {
     unpack(window, unpacking);
     done(window);
   }

@@ -91,6 +91,8 @@ class ChunkReader {
   static void help(void* reader, std::uint64_t role);
   void help_read() VARVE_EXCLUDES(mutex_);
   void help_unpack() VARVE_EXCLUDES(mutex_);
+  /// The next window for this role. False: there are no more.
+  bool wait_for(Role role, Window& window) VARVE_EXCLUDES(mutex_);
   /// The next window to be read. False: there is none at the moment, or no memory for it.
   bool take(Window& window) VARVE_REQUIRES(mutex_);
   /// The next one that was read. False: there is none at the moment.

@@ -2,6 +2,7 @@
 #include "storage/store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 

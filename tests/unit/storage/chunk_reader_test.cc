@@ -66,6 +66,9 @@ class ChunkReader : public testing::Test {
     for (std::size_t i = requests_.size(); i > 1; --i) std::swap(requests_[i - 1], requests_[random.below(i)]);
   }
 
+  /// All of them, each delivered once, and each part told of in turn.
+  void read_in_parts(Store& store, unsigned threads, std::size_t part);
+
   test::SimulatedDisk disk_;
   const std::vector<std::byte> content_ = test::random_bytes(kPages * kPage, 1);
   std::vector<ChunkRequest> requests_;
@@ -176,18 +179,22 @@ class PartedRequests final : public RequestSource {
   std::size_t finished_ = 0;
 };
 
+void ChunkReader::read_in_parts(Store& store, unsigned threads, std::size_t part) {
+  const auto deliver = count();
+  PartedRequests source(requests_, part, [this](std::uint64_t page) { return delivered_[page] == 1; });
+  ASSERT_OK(store.read_chunks(source, threads, deliver));
+  EXPECT_EQ(wrong_, 0U);
+  EXPECT_EQ(source.finished(), (kPages + part - 1) / part);
+  EXPECT_LE(source.most_in_flight(), 5U) << "memory is bounded";
+  for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(delivered_[page], 1U) << "page " << page;
+}
+
 TEST_F(ChunkReader, ReadsPartAfterPartAndTellsOfEachInTurnWhenAllOfItIsDelivered) {
   const auto store = test::open_store(disk_);
   for (const unsigned threads : {kAllProcessors, 1U, 3U})
     for (const std::size_t part : {std::size_t{1}, std::size_t{37}, std::size_t{1000}, kPages, kPages + 1}) {
       SCOPED_TRACE(fmt::format("{} threads, parts of {}", threads, part));
-      const auto deliver = count();
-      PartedRequests source(requests_, part, [this](std::uint64_t page) { return delivered_[page] == 1; });
-      ASSERT_OK(store->read_chunks(source, threads, deliver));
-      EXPECT_EQ(wrong_, 0U);
-      EXPECT_EQ(source.finished(), (kPages + part - 1) / part);
-      EXPECT_LE(source.most_in_flight(), 5U) << "memory is bounded";
-      for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(delivered_[page], 1U) << "page " << page;
+      read_in_parts(*store, threads, part);
     }
 }
 
@@ -230,11 +237,7 @@ TEST_F(ChunkReader, PartsOfWhichOneCopyIsDamagedAreReadFromAnotherAndFinishedInT
   for (const unsigned threads : {kAllProcessors, 1U})
     for (const std::size_t part : {std::size_t{100}, std::size_t{1500}, kPages}) {
       SCOPED_TRACE(fmt::format("{} threads, parts of {}", threads, part));
-      const auto deliver = count();
-      PartedRequests source(requests_, part, [this](std::uint64_t page) { return delivered_[page] == 1; });
-      ASSERT_OK(reader->read_chunks(source, threads, deliver));
-      EXPECT_EQ(wrong_, 0U);
-      EXPECT_EQ(source.finished(), (kPages + part - 1) / part);
+      read_in_parts(*reader, threads, part);
     }
 }
 
