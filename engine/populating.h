@@ -23,8 +23,9 @@ namespace varve {
 
 class Populating {
  public:
-  /// Whether pages are looked at first. `written`: those that userfaultfd tracks, and says were written since, can be
-  /// written without a fault. Not so where a fork may have made them read-only, of which only that tracker knows.
+  /// Whether pages are looked at first. `written`: those that userfaultfd tracks, and says were written since, take no
+  /// fault, but for a few that a fork made read-only and the tracker had left unmarked. With other trackers nobody
+  /// knows what a fork did.
   enum class Look : std::uint8_t { no, written };
 
   /// Whole pages, disjoint from those added before. Nothing outside of what was added is faulted in.
