@@ -61,7 +61,7 @@ ChainWriterImplementation::~ChainWriterImplementation() {
 
 void ChainWriterImplementation::count_memory() {
   const std::uint64_t frames = (ring_.size() * (encoder_ == nullptr ? 1 : 2) + 2) * kFrameRawBytes;
-  std::uint64_t now = WriteBuffers::kBytes * WriteBuffers::kCount + frames + content_.memory_bytes();
+  std::uint64_t now = WriteBuffers::kMemoryBytes + frames + content_.memory_bytes();
   now += stored_.memory_bytes() + roots_.memory_bytes();
   for (const FrameJob& job : ring_) now += job.difference_memory == nullptr ? 0 : kFrameRawBytes;
   store_.count_writer_bytes(static_cast<std::int64_t>(now) - static_cast<std::int64_t>(counted_memory_));

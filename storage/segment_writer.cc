@@ -33,17 +33,17 @@ constexpr std::uint64_t kLargestFirstStep = std::uint64_t{64} << 20;
 }  // namespace
 
 Result<std::unique_ptr<WriteBuffers>> WriteBuffers::create() {
-  static_assert(kBytes * kCount % kHugePageBytes == 0);
-  std::byte* const memory = map_huge(kBytes * kCount, PROT_READ | PROT_WRITE);
+  static_assert((kBytes + kMoreBytes) * kCount <= kMemoryBytes && kMemoryBytes % kHugePageBytes == 0);
+  std::byte* const memory = map_huge(kMemoryBytes, PROT_READ | PROT_WRITE);
   if (memory == nullptr) return os_error("allocating buffers to write a segment failed", errno);
   return std::unique_ptr<WriteBuffers>(new WriteBuffers(memory));
 }
 
-WriteBuffers::~WriteBuffers() { munmap(memory_, kBytes * kCount); }
+WriteBuffers::~WriteBuffers() { munmap(memory_, kMemoryBytes); }
 
 bool WriteBuffers::warm_up() {
   // The first use says what is wrong.
-  if (warm_bytes_ == kBytes * kCount || !populate(memory_ + warm_bytes_, kHugePageBytes)) return false;
+  if (warm_bytes_ == kMemoryBytes || !populate(memory_ + warm_bytes_, kHugePageBytes)) return false;
   warm_bytes_ += kHugePageBytes;
   return true;
 }
@@ -80,6 +80,7 @@ Result<std::unique_ptr<SegmentWriter>> SegmentWriter::create(Io& io, WriteBuffer
 void SegmentWriter::restart_buffer(std::uint64_t offset) {
   buffer_begin_ = offset;
   fill_ = 0;
+  full_ = WriteBuffers::kBytes - static_cast<std::size_t>(offset % WriteBuffers::kBytes);
   submitted_ = 0;
 }
 
@@ -92,19 +93,19 @@ Result<std::span<std::byte>> SegmentWriter::room(std::size_t bytes) {
   VARVE_CHECK(bytes <= kMaxRoom);
   watch_disk();
   VARVE_TRY(submit_held(WriteBuffers::kInFlight));
-  if (WriteBuffers::kBytes - fill_ < bytes) VARVE_TRY(next_buffer());
+  if (fill_ >= full_) VARVE_TRY(next_buffer());
   return buffers_.at(current_).subspan(fill_);
 }
 
 void SegmentWriter::advance(std::size_t bytes) {
-  VARVE_CHECK(bytes <= WriteBuffers::kBytes - fill_);
+  VARVE_CHECK(bytes <= buffers_.at(current_).size() - fill_);
   fill_ += bytes;
 }
 
 Status SegmentWriter::append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    if (fill_ == WriteBuffers::kBytes) VARVE_TRY(next_buffer());
-    const std::size_t part = std::min(bytes.size(), WriteBuffers::kBytes - fill_);
+    if (fill_ >= full_) VARVE_TRY(next_buffer());
+    const std::size_t part = std::min(bytes.size(), full_ - fill_);
     std::memcpy(buffers_.at(current_).data() + fill_, bytes.data(), part);
     fill_ += part;
     bytes = bytes.subspan(part);
@@ -183,7 +184,7 @@ void SegmentWriter::count_disk() {
 void SegmentWriter::forget_disk() { busy_since_ns_ = busy_ns_ = busy_bytes_ = 0; }
 
 Status SegmentWriter::next_buffer() {
-  const std::size_t whole = round_down(fill_, kIoAlignment);
+  const std::size_t whole = std::max(full_, submitted_);
   const std::size_t rest = fill_ - whole;
   VARVE_TRY(submit_up_to(whole));
   // The lowest free one: a small image stays in memory that is warm already.

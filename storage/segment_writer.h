@@ -10,8 +10,10 @@
 // only when their queue has run empty (virtio does, for one), and would stand still until the next buffer is full. Here
 // they get several at once.
 //
-// Every write begins and ends at a multiple of kIoAlignment; the last partial block of a buffer moves to the next one.
-// What was not synced may be taken back by rewind(). After any error the object may only be destroyed.
+// Every write ends at a multiple of the buffers' length in the file, but for what is submitted before: to the disk here
+// each write costs a part that does not depend on its length. A buffer has room beyond its length, and what a frame
+// takes of it moves to the next one. What was not synced may be taken back by rewind(). After any error the object may
+// only be destroyed.
 //
 // Threads: one at a time.
 #pragma once
@@ -35,15 +37,18 @@ namespace varve::storage {
 class WriteBuffers {
  public:
   static constexpr std::size_t kBytes = std::size_t{1} << 20;
-  static constexpr std::size_t kCount = 12;
+  static constexpr std::size_t kCount = 14;
   static constexpr std::size_t kInFlight = 8;
+  /// What may be begun in a buffer that is nearly full.
+  static constexpr std::size_t kMoreBytes = std::size_t{128} << 10;
+  static constexpr std::size_t kMemoryBytes = std::size_t{16} << 20;
 
   static Result<std::unique_ptr<WriteBuffers>> create();
   ~WriteBuffers();
   WriteBuffers(const WriteBuffers&) = delete;
   WriteBuffers& operator=(const WriteBuffers&) = delete;
 
-  std::span<std::byte> at(std::size_t index) { return {memory_ + index * kBytes, kBytes}; }
+  std::span<std::byte> at(std::size_t index) { return {memory_ + index * (kBytes + kMoreBytes), kBytes + kMoreBytes}; }
   /// Faults in a part of it, in some ms at most. False when all of it is, or can't be. REQUIRES: nothing is in it.
   bool warm_up();
   /// Of the disk that they are written to.
@@ -72,7 +77,7 @@ class SegmentWriter {
   SegmentWriter& operator=(const SegmentWriter&) = delete;
 
   /// Largest span that room() gives.
-  static constexpr std::size_t kMaxRoom = std::size_t{128} << 10;
+  static constexpr std::size_t kMaxRoom = WriteBuffers::kMoreBytes;
 
   const std::string& name() const { return name_; }
   /// At most about so many bytes come until the next sync().
@@ -123,6 +128,7 @@ class SegmentWriter {
   std::size_t current_ = 0;
   std::uint64_t buffer_begin_ = 0;  // file offset of the current buffer's first byte
   std::size_t fill_ = 0;
+  std::size_t full_ = 0;       // at which it is written
   std::size_t submitted_ = 0;  // bytes of the current buffer that were submitted or held already
   struct Held {
     std::uint64_t offset = 0;

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/bytes.h"
 #include "bench/slow_io.h"
 #include "storage/forwarding_io.h"
 #include "tests/support/simulated_io.h"
@@ -22,6 +23,7 @@ struct Seen {
   std::uint64_t reservations = 0;
   std::uint64_t submitted = 0;
   std::uint64_t ended = 0;  ///< as the file tells it, when it does
+  std::vector<ByteRange> writes = {};
 };
 
 /// Tells the end of writes only when it is asked to wait for them, of all at once; or when `seen.ended` is set.
@@ -30,6 +32,7 @@ class LateFile final : public ForwardingFile {
   LateFile(std::unique_ptr<File> inner, Seen& seen) : ForwardingFile(std::move(inner)), seen_(seen) {}
   Status submit_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
     ++seen_.submitted;
+    seen_.writes.push_back({offset, bytes.size()});
     return ForwardingFile::submit_write(offset, bytes);
   }
   std::uint64_t completed_writes() override { return seen_.ended; }
@@ -122,12 +125,53 @@ TEST_F(LateSegment, HasSomeBuffersWrittenAndFillsTheOthers) {
 }
 
 TEST_F(LateSegment, WaitsOnlyWhenAllBuffersAreFull) {
-  write(WriteBuffers::kCount * WriteBuffers::kBytes);
+  write(WriteBuffers::kCount * WriteBuffers::kBytes - begin_);  // the first ends where the others do
   EXPECT_EQ(seen_.ended, 0U);
   write(kPiece);
   EXPECT_EQ(seen_.ended, WriteBuffers::kInFlight);
   EXPECT_EQ(seen_.submitted, WriteBuffers::kCount);
   expect_all_written();
+}
+
+TEST_F(LateSegment, WritesWholeBuffersWhateverTheLengthOfFrames) {
+  constexpr std::size_t kFrame = std::size_t{67} << 10;  // its end is mostly in the next buffer
+  std::vector<std::byte> all;
+  const auto frames = [&](std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto room = writer_->room(kFrame);
+      ASSERT_TRUE(room.has_value());
+      const auto frame = test::random_bytes(kFrame, ++pieces_);
+      std::ranges::copy(frame, room->begin());
+      writer_->advance(kFrame);
+      all.insert(all.end(), frame.begin(), frame.end());
+    }
+  };
+  frames(2 * WriteBuffers::kCount * WriteBuffers::kBytes / kFrame);
+  ASSERT_GE(seen_.writes.size(), WriteBuffers::kCount);
+  for (std::size_t i = 0; i < seen_.writes.size(); ++i)
+    EXPECT_EQ(seen_.writes[i].offset + seen_.writes[i].bytes, (i + 1) * WriteBuffers::kBytes);
+  // What is submitted earlier, with a frame that goes on beyond the buffer, is not written twice.
+  while (writer_->offset() % WriteBuffers::kBytes >= kFrame) frames(1);
+  ASSERT_TRUE(writer_->pad(kBlockBytes).has_value());
+  all.resize(writer_->offset() - begin_);
+  seen_.ended = seen_.submitted;
+  ASSERT_TRUE(writer_->submit().has_value());
+  const std::uint64_t early = writer_->offset();
+  const std::size_t next = seen_.writes.size();
+  EXPECT_EQ(seen_.writes.back().offset + seen_.writes.back().bytes, early);
+  frames(WriteBuffers::kBytes / kFrame + 1);
+  seen_.ended = seen_.submitted;
+  frames(1);
+  ASSERT_GT(seen_.writes.size(), next);
+  EXPECT_EQ(seen_.writes[next].offset, early);
+  EXPECT_EQ(seen_.writes[next].offset + seen_.writes[next].bytes, round_up(early, WriteBuffers::kBytes));
+  ASSERT_TRUE(writer_->pad(kBlockBytes).has_value());
+  all.resize(writer_->offset() - begin_);
+  ASSERT_TRUE(writer_->sync().has_value());
+  std::vector<std::byte> content(all.size());
+  ASSERT_EQ(io_->open(writer_->name(), OpenMode::read).value()->read(begin_, content).value(), content.size());
+  EXPECT_EQ(content, all);
+  pieces_ = 0;
 }
 
 TEST_F(LateSegment, GivesBackWhatWasReservedForALargeImage) {
