@@ -36,12 +36,12 @@ namespace varve::storage {
 /// copied within the fork). Outlives the SegmentWriters that use it, so that it stays warm.
 class WriteBuffers {
  public:
-  static constexpr std::size_t kBytes = std::size_t{1} << 20;
-  static constexpr std::size_t kCount = 14;
-  static constexpr std::size_t kInFlight = 8;
+  static constexpr std::size_t kBytes = std::size_t{2} << 20;
+  static constexpr std::size_t kCount = 6;
+  static constexpr std::size_t kInFlight = 4;
   /// What may be begun in a buffer that is nearly full.
   static constexpr std::size_t kMoreBytes = std::size_t{128} << 10;
-  static constexpr std::size_t kMemoryBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kMemoryBytes = std::size_t{14} << 20;
 
   static Result<std::unique_ptr<WriteBuffers>> create();
   ~WriteBuffers();

@@ -85,7 +85,7 @@ void check_failure(SimulatedOperation operation, std::uint64_t nth, int os_errno
   SCOPED_TRACE(fmt::format("{} {} fails with {}", test::to_string(operation), nth, os_errno));
   SimulatedDisk disk;
   const ShadowMemory first = some_memory(1);
-  const ShadowMemory second = some_memory(20, 800);
+  const ShadowMemory second = some_memory(20, 1600);  // several buffers
   std::uint64_t number = 0;
   {
     auto store = open_store(disk);
