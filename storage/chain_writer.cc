@@ -241,7 +241,9 @@ Status ChainWriterImplementation::append_chunk(const ChunkName& name, std::span<
 Status ChainWriterImplementation::begin_frame(FrameJob& job, std::uint32_t element_bytes) {
   fill_begin_ns_ = monotonic_ns();
   job.element_bytes = element_bytes;
-  if (encoder_ != nullptr || job.moved_difference || !chooser_.choose_raw(element_bytes, job.replaces)) return {};
+  if (job.moved_difference || !chooser_.choose_raw(element_bytes, job.replaces)) return {};
+  // Frames keep their order. Mostly more raw ones follow, so that this is done once for many.
+  while (background_ != 0) VARVE_TRY(append_oldest());
   VARVE_TRY(check_room());
   const std::size_t most_chunks = kFrameRawBytes / store_.chunk_bytes();
   const std::size_t payload = max_frame_payload(most_chunks, kFrameRawBytes);

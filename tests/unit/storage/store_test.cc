@@ -105,6 +105,45 @@ TEST(Store, RawFramesOfAnyShapeComeBack) {
   }
 }
 
+// Raw frames do not go through the threads that compress: they keep their order behind those that do, and chunks that
+// are on their way there are found.
+TEST(Store, RawFramesKeepTheirOrderBehindThoseThatThreadsCompress) {
+  SimulatedDisk disk;
+  StoreOptions options;
+  options.threads = 3;
+  ShadowMemory memory;
+  std::size_t distinct = 0;
+  for (std::size_t i = 0; i < 24; ++i) {
+    const bool raw = i % 3 == 2;  // two that are compressed, one that is not: of other elements, known apart
+    std::vector<std::byte> content = random_bytes(300'000 + i * 4096, i + 1);
+    if (!raw)
+      for (std::size_t at = 0; at < content.size(); ++at) content[at] &= std::byte{1};
+    distinct += (content.size() + kPage - 1) / kPage;
+    const std::string name{static_cast<char>('a' + i)};
+    if (i != 0) {  // one that is new again, right behind itself
+      const auto& before = memory[std::string(1, static_cast<char>('a' + i - 1))].content;
+      std::copy_n(before.end() - static_cast<std::ptrdiff_t>(before.size() % kPage + kPage), kPage, content.begin());
+      --distinct;
+    }
+    memory[name] = {std::move(content), 0, raw ? 4U : 8U};
+  }
+  {
+    auto store = open_store(disk, options);
+    auto writer = open_chain(*store);
+    const auto committed = checkpoint(*store, *writer, "main", 1, memory, nullptr, 0);
+    ASSERT_OK(committed);
+    EXPECT_EQ(committed->new_chunks, distinct);
+    ASSERT_OK(writer->close());
+  }
+  auto store = open_store(disk);
+  auto restored = restore(*store, "main", 1);
+  ASSERT_OK(restored);
+  EXPECT_EQ(*restored, memory);
+  auto report = verify(store->io(), {true});
+  ASSERT_OK(report);
+  EXPECT_EQ(report->status, VerifyStatus::good);
+}
+
 TEST(Store, OneImageIsOneFlush) {
   SimulatedDisk disk;
   auto store = open_store(disk);
