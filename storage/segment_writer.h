@@ -10,7 +10,7 @@
 // only when their queue has run empty (virtio does, for one), and would stand still until the next buffer is full. Here
 // they get several at once.
 //
-// Every write ends at a multiple of the buffers' length in the file, but for what is submitted before: a part of what a
+// Every write ends at a multiple of the buffers' length in the file, but for the last before a flush: a part of what a
 // write costs the disk does not depend on its length. A buffer has room beyond its length, and what a frame takes of it
 // moves to the next one. What was not synced may be taken back by rewind(). After any error the object may only be
 // destroyed.
