@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "storage/inventory.h"
+#include "storage/segment_load.h"
 #include "storage/store_file.h"
 #include "storage/verify.h"
 #include "tests/unit/storage/store_fixture.h"
@@ -139,6 +140,18 @@ TEST(Store, RawFramesKeepTheirOrderBehindThoseThatThreadsCompress) {
   auto restored = restore(*store, "main", 1);
   ASSERT_OK(restored);
   EXPECT_EQ(*restored, memory);
+  std::vector<ChunkName> added;
+  for (const auto& [name, region] : memory)
+    for (std::span<const std::byte> rest = region.content; !rest.empty();) {
+      const auto chunk = rest.first(std::min(kPage, rest.size()));
+      if (const auto known = store->name_of(chunk); std::ranges::find(added, known) == added.end())
+        added.push_back(known);
+      rest = rest.subspan(chunk.size());
+    }
+  const auto identity = read_store_file(store->io()).value();
+  const auto segments = load_segments(store->io(), identity, nullptr, list_segments(store->io()).value()).value();
+  ASSERT_EQ(segments.size(), 1U);
+  EXPECT_EQ(segments.front().content.names, added) << "not in the order in which they came";
   auto report = verify(store->io(), {true});
   ASSERT_OK(report);
   EXPECT_EQ(report->status, VerifyStatus::good);
