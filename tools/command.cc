@@ -16,8 +16,11 @@ namespace {
 
 // CLI11 has exceptions; they end here and in run_command_line().
 template <class T>
-T checked(Result<T> result) {
-  if (!result) throw CLI::ValidationError(result.error().cause() + "; " + result.error().remedy());
+T checked(const std::string& name, Result<T> result) {
+  if (!result) {
+    const Error& error = result.error();
+    throw CLI::ValidationError(fmt::format("{}: {}: {}; {}", name, error.what(), error.cause(), error.remedy()));
+  }
   return std::move(result).value();
 }
 
@@ -51,13 +54,13 @@ CLI::Option* add_output(CLI::App& command, const std::string& name, std::string&
 }
 
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help) {
-  const auto set = [&into](const std::string& text) { into = checked(parse_size(text)); };
+  const auto set = [&into, name](const std::string& text) { into = checked(name, parse_size(text)); };
   return command.add_option_function<std::string>(name, set, help)->type_name("SIZE")->default_str(format_bytes(into));
 }
 
 CLI::Option* add_rate(CLI::App& command, const std::string& name, std::uint64_t& into, const std::string& help) {
-  const auto set = [&into](const std::string& text) {
-    into = checked(parse_size(text.ends_with("/s") ? text.substr(0, text.size() - 2) : text));
+  const auto set = [&into, name](const std::string& text) {
+    into = checked(name, parse_size(text.ends_with("/s") ? text.substr(0, text.size() - 2) : text));
   };
   return command.add_option_function<std::string>(name, set, help)
       ->type_name("SIZE/s")
@@ -65,7 +68,7 @@ CLI::Option* add_rate(CLI::App& command, const std::string& name, std::uint64_t&
 }
 
 CLI::Option* add_fraction(CLI::App& command, const std::string& name, double& into, const std::string& help) {
-  const auto set = [&into](const std::string& text) { into = checked(parse_fraction(text)); };
+  const auto set = [&into, name](const std::string& text) { into = checked(name, parse_fraction(text)); };
   return command.add_option_function<std::string>(name, set, help)
       ->type_name("SHARE")
       ->default_str(format_percent(into));

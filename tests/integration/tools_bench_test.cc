@@ -364,6 +364,16 @@ TEST_F(ToolsBench, WrongOptionsExitWith2) {
   EXPECT_FALSE(fs::exists(store_));
 }
 
+TEST_F(ToolsBench, WrongNumbersAreNamedWithTheirOption) {
+  for (const auto& words : std::vector<std::vector<std::string>>{{"throughput", "--size", "4XB"},
+                                                                 {"stall", "--dirty", "much"},
+                                                                 {"throughput", "--bytes-per-second", "fast"}}) {
+    const Outcome outcome = bench(words);
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(words[1] + ": '" + words[2] + "' refused"));
+  }
+}
+
 TEST_F(ToolsBench, TheTableForPeopleHasHeaderAndFigures) {
   const Outcome outcome = bench({"stall", "--size", "4MiB", "--epochs", "2", "--full-writes", "1"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
